@@ -1,0 +1,78 @@
+//! What the kernel side sends through its ring buffers. STACKS carries each distinct stack once; EVENTS carries
+//! mapping calls and the life of processes, in the order in which they took effect.
+
+use crate::walk::MAX_FRAMES;
+
+/// First bytes of a record in STACKS; `frame_count` return addresses follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StackHeader {
+    /// See [`crate::record::SiteKey`].
+    pub stack_id: u64,
+    /// Process image.
+    pub serial: u32,
+    /// PID in the initial PID namespace.
+    pub tgid: u32,
+    /// Mapping generation at the time of the walk.
+    pub generation: u32,
+    /// One of [`crate::walk::end`].
+    pub walk_end: u32,
+    /// How many frames follow.
+    pub frame_count: u32,
+    /// Thread that was walked.
+    pub tid: u32,
+}
+
+/// Bytes of the largest stack record.
+pub const MAX_STACK_RECORD: usize = size_of::<StackHeader>() + MAX_FRAMES * 8;
+
+/// Kinds of [`Event`].
+pub mod kind {
+    /// A mapping was made: `address`, `length`, `extra` = prot << 32 | flags.
+    pub const MAPPED: u32 = 1;
+    /// A range is about to be unmapped: `address`, `length`.
+    pub const UNMAPPING: u32 = 2;
+    /// The unmapping announced by this thread failed: the range is still there.
+    pub const UNMAP_FAILED: u32 = 3;
+    /// A range is about to be moved or resized: `address`, `length` (old), `extra` (new length).
+    pub const REMAPPING: u32 = 4;
+    /// The move announced by this thread ended: `address` (new, or 0 if it failed), `length` (new).
+    pub const REMAPPED: u32 = 5;
+    /// The process replaced its image; its serial is retired.
+    pub const EXEC: u32 = 6;
+    /// The last thread of the process is gone; its serial is retired. `extra`: the kernel's exit code.
+    pub const EXIT: u32 = 7;
+    /// The dynamic linker's list of objects changed. `extra` is 1 if the process was sent SIGSTOP here.
+    pub const LINK_MAP: u32 = 8;
+}
+
+/// A record in EVENTS.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// One of [`kind`].
+    pub kind: u32,
+    /// Process image.
+    pub serial: u32,
+    /// PID in the initial PID namespace.
+    pub tgid: u32,
+    /// Thread in the initial PID namespace.
+    pub tid: u32,
+    /// See [`kind`].
+    pub address: u64,
+    /// See [`kind`].
+    pub length: u64,
+    /// See [`kind`].
+    pub extra: u64,
+    /// Stack of the call, for mapping events.
+    pub stack_id: u64,
+    /// Row of the stack (its totals only count calls), for mapping events.
+    pub row: u32,
+    /// Birth epoch, for mapping events.
+    pub epoch: u32,
+}
+
+const _: () = {
+    assert!(size_of::<StackHeader>() == 32);
+    assert!(size_of::<Event>() == 56);
+};

@@ -1,0 +1,194 @@
+//! Keys and values of the maps. Who fills and who empties each map is said in `leaktrace-ebpf/src/maps.rs`.
+
+use crate::{epoch::CELLS, walk::MAX_FRAMES};
+
+/// TARGETS value, keyed by tgid.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Number of this process image, never given twice.
+    pub serial: u32,
+    /// One of [`gate`].
+    pub gate: u32,
+    /// Bits of [`target_flag`].
+    pub flags: u32,
+    /// Goes up when executable mappings change; part of every stack's identity.
+    pub generation: u32,
+}
+
+/// States of [`Target::gate`].
+pub mod gate {
+    /// Probes are being placed or taken away: nothing is counted.
+    pub const CLOSED: u32 = 0;
+    /// Everything is counted.
+    pub const OPEN: u32 = 1;
+    /// The process image is gone (exec or exit); only the daemon removes the entry.
+    pub const RETIRED: u32 = 2;
+}
+
+/// Bits of [`Target::flags`].
+pub mod target_flag {
+    /// More than one allocator is hooked, so one block may be freed through two layers.
+    pub const LAYERED: u32 = 1;
+    /// Stop (SIGSTOP) once when the dynamic linker has mapped everything; only for commands we started.
+    pub const STOP_AT_LINK_MAP: u32 = 2;
+}
+
+/// LIVE key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LiveKey {
+    /// The block's address in the process.
+    pub address: u64,
+    /// The process image.
+    pub serial: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// LIVE value: one outstanding block.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveBlock {
+    /// Bytes the caller asked for.
+    pub size: u64,
+    /// How many allocations this block stands for (1 unless sampled).
+    pub weight: u32,
+    /// Index into ROWS.
+    pub row: u32,
+    /// Birth epoch.
+    pub epoch: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// SITES key; the value is an index into ROWS.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SiteKey {
+    /// Hash over serial, generation and frames.
+    pub stack_id: u64,
+    /// The process image.
+    pub serial: u32,
+    /// One of [`crate::hook::domain`].
+    pub domain: u32,
+}
+
+/// Live bytes and blocks of one age class.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// Sum of sizes x weights.
+    pub bytes: i64,
+    /// Sum of weights.
+    pub blocks: i64,
+}
+
+/// ROWS value: one allocation site of one process image.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// See [`SiteKey`].
+    pub stack_id: u64,
+    /// See [`SiteKey`].
+    pub serial: u32,
+    /// See [`SiteKey`].
+    pub domain: u32,
+    /// One of [`row_state`]; written last.
+    pub state: u32,
+    /// 1 once the daemon has been sent the frames.
+    pub sent: u32,
+    /// Bytes ever allocated here.
+    pub total_bytes: u64,
+    /// Blocks ever allocated here.
+    pub total_blocks: u64,
+    /// What is live, by age class.
+    pub cells: [Cell; CELLS],
+}
+
+/// States of [`Row::state`].
+pub mod row_state {
+    /// Free, or being filled in.
+    pub const UNUSED: u32 = 0;
+    /// In use.
+    pub const USED: u32 = 1;
+}
+
+/// The row that takes what no other row can: allocations are never lost for want of a row.
+pub const OVERFLOW_ROW: u32 = 0;
+
+/// THREADS value, keyed by `tgid << 32 | tid`: scratch that belongs to one thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadState {
+    /// Process image the rest belongs to.
+    pub serial: u32,
+    /// Kind of the call in flight ([`crate::hook::kind`]), 0 if none.
+    pub kind: u32,
+    /// Stack pointer at the function's first instruction: tells the return of this call from that of another.
+    pub entry_sp: u64,
+    /// Size asked for (mapping calls: length).
+    pub size: u64,
+    /// realloc: the old block; posix_memalign: where the result goes; mremap: old address.
+    pub pointer: u64,
+    /// mmap: `prot << 32 | flags`; mremap: old length.
+    pub extra: u64,
+    /// The block taken out of LIVE by a realloc in flight.
+    pub old: LiveBlock,
+    /// 1 if `old` holds a block.
+    pub old_valid: u32,
+    /// Row of this call's stack.
+    pub row: u32,
+    /// Address freed last by an outermost free (layered targets only).
+    pub last_freed: u64,
+    /// Identity of `frames`.
+    pub stack_id: u64,
+    /// How many frames were found.
+    pub frame_count: u32,
+    /// Why the walk ended ([`crate::walk::end`]).
+    pub walk_end: u32,
+    /// Return addresses, innermost first.
+    pub frames: [u64; MAX_FRAMES],
+}
+
+/// The one element of CONTROL: written by the daemon, read by every probe.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Control {
+    /// Which of `tables` is in force.
+    pub active: u32,
+    /// Rows handed out so far, beginning at 1 (0 is the overflow row). The only field BPF changes.
+    pub rows_used: u32,
+    /// How many kernel-side log lines may still be written; the daemon refills it every second.
+    pub log_budget: i64,
+    /// The table in force and the one being prepared.
+    pub tables: [crate::epoch::ClassTable; 2],
+}
+
+const _: () = {
+    assert!(size_of::<Target>() == 16);
+    assert!(size_of::<LiveKey>() == 16);
+    assert!(size_of::<LiveBlock>() == 24);
+    assert!(size_of::<SiteKey>() == 16);
+    assert!(size_of::<Row>() == 40 + CELLS * 16);
+    assert!(size_of::<ThreadState>() == 112 + MAX_FRAMES * 8);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::*;
+    // SAFETY: repr(C), integers only, no padding that is not a field.
+    unsafe impl aya::Pod for Target {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for LiveKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for LiveBlock {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for SiteKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Row {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for ThreadState {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Control {}
+}

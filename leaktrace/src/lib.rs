@@ -1,0 +1,18 @@
+//! leaktrace finds memory leaks in processes that are already running. This library is the daemon behind the
+//! `leaktrace` command; ARCHITECTURE.md says how the modules hang together. Arrows of dependency only point down
+//! the list below.
+
+pub mod cli;
+pub mod daemon;
+pub mod kernel;
+pub mod target;
+
+pub mod process;
+
+pub mod object;
+pub mod probe;
+
+pub mod ledger;
+
+pub mod report;
+pub mod symbolize;

@@ -1,0 +1,2 @@
+//! The `leaktrace` command.
+fn main() {}

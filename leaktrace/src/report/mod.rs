@@ -1,0 +1,3 @@
+//! Reports: the model, and one file per output format.
+
+pub mod model;

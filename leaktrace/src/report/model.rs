@@ -1,0 +1,272 @@
+//! What a report says, before any format: plain values, bytes and seconds, nothing that knows how it is printed.
+
+use std::collections::BTreeMap;
+
+/// Everything known at one moment. Made every interval and once at the end.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// leaktrace's own version.
+    pub leaktrace_version: String,
+    /// Kernel release of the host.
+    pub kernel: String,
+    /// Counts reports from 1.
+    pub sequence: u64,
+    /// Why this report was made.
+    pub reason: Reason,
+    /// When tracing began, seconds since the Unix epoch.
+    pub started_unix_s: f64,
+    /// When this report was made, seconds since the Unix epoch.
+    pub at_unix_s: f64,
+    /// Seconds of tracing (monotonic clock).
+    pub elapsed_s: f64,
+    /// Report interval in seconds.
+    pub interval_s: f64,
+    /// Age from which a live block is a survivor, in seconds.
+    pub min_age_s: f64,
+    /// How many sites the text format shows.
+    pub top: usize,
+    /// Order of sites.
+    pub sort: SortKey,
+    /// What the text format puts together.
+    pub group_by: GroupBy,
+    /// One entry per process image, the largest survivors first.
+    pub processes: Vec<ProcessReport>,
+    /// What this report does not know.
+    pub truth: Truth,
+}
+
+/// Why a report was made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Reason {
+    /// The interval passed.
+    #[default]
+    Interval,
+    /// SIGUSR1 asked for it.
+    Requested,
+    /// A process image ended (exec or exit) while tracing goes on.
+    ProcessEnded,
+    /// Tracing ended; says why, in words for people ("interrupted", "target exited with status 0" ...).
+    Final(String),
+}
+
+/// Order of sites in a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SortKey {
+    /// Survivors' bytes.
+    #[default]
+    Bytes,
+    /// Survivors' blocks.
+    Count,
+    /// Growth of survivors' bytes.
+    Growth,
+}
+
+/// What is put together in a text report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupBy {
+    /// Same whole stack.
+    #[default]
+    Stack,
+    /// Same innermost function outside the allocator.
+    Function,
+    /// Same innermost source line outside the allocator.
+    Line,
+}
+
+/// Bytes and blocks that belong together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Bytes that callers asked for.
+    pub bytes: u64,
+    /// Blocks.
+    pub blocks: u64,
+}
+
+/// A change of [`Amount`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Bytes, negative when memory was given back.
+    pub bytes: i64,
+    /// Blocks, likewise.
+    pub blocks: i64,
+}
+
+/// How survivors' bytes developed while traced.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Growth {
+    /// Slope of a line fitted to the survivors' bytes, bytes per hour.
+    pub bytes_per_hour: f64,
+    /// Seconds that the fit covers.
+    pub observed_s: f64,
+    /// For how many seconds, up to now, survivors have grown without falling back. 0: they do not grow.
+    pub steady_s: f64,
+}
+
+/// One process image: from attach (or exec) to exec or exit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProcessReport {
+    /// PID as the host sees it.
+    pub pid: u32,
+    /// Distinguishes images that had the same PID.
+    pub serial: u32,
+    /// Short name (`comm`).
+    pub name: String,
+    /// Command line.
+    pub command: Vec<String>,
+    /// `None` while it runs; else how it ended ("exited with status 1", "killed by SIGKILL", "exec'd /bin/x").
+    pub ended: Option<String>,
+    /// Resident set size now (last reading if it ended), bytes.
+    pub rss_bytes: Option<u64>,
+    /// Resident set size when tracing began, bytes.
+    pub rss_at_attach_bytes: Option<u64>,
+    /// Everything live that was allocated while traced.
+    pub live: Amount,
+    /// Live blocks older than the minimum age.
+    pub survivors: Amount,
+    /// Everything ever allocated while traced.
+    pub allocated: Amount,
+    /// Change of survivors since the last report.
+    pub survivors_change: Change,
+    /// Growth of all survivors together.
+    pub growth: Option<Growth>,
+    /// Every site with live blocks, sorted by [`Report::sort`]; not cut to [`Report::top`].
+    pub sites: Vec<SiteReport>,
+}
+
+/// One allocation site of one process image.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SiteReport {
+    /// Identity of the stack, stable within one run.
+    pub stack_id: u64,
+    /// Which allocator ("malloc", "mmap" ...).
+    pub domain: String,
+    /// What kind of mapping, where that matters ("thread stack", "reserved, no access").
+    pub label: Option<String>,
+    /// Live blocks.
+    pub live: Amount,
+    /// Live blocks older than the minimum age.
+    pub survivors: Amount,
+    /// Ever allocated here.
+    pub allocated: Amount,
+    /// Change of survivors since the last report.
+    pub survivors_change: Change,
+    /// Growth, once there are enough readings.
+    pub growth: Option<Growth>,
+    /// Live blocks by age, youngest first.
+    pub ages: Vec<AgeClass>,
+    /// Innermost first; inlined calls appear as frames of their own, before the function they were inlined into.
+    pub frames: Vec<Frame>,
+    /// Why the stack ends early, if it does.
+    pub truncated: Option<String>,
+}
+
+/// Live blocks born in one stretch of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AgeClass {
+    /// Every block here is at least that old, seconds.
+    pub youngest_s: f64,
+    /// No block here is older than that, seconds.
+    pub oldest_s: f64,
+    /// How much.
+    pub live: Amount,
+}
+
+/// What language a frame is written in; decides its colour and how it is spelled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FrameKind {
+    /// Machine code.
+    #[default]
+    Native,
+    /// A Python function.
+    Python,
+    /// Kernel or other.
+    Other,
+}
+
+/// One entry of a stack, resolved as far as that was possible.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// Language.
+    pub kind: FrameKind,
+    /// Function, demangled.
+    pub function: Option<String>,
+    /// Path of the object as the target sees it.
+    pub object: Option<String>,
+    /// GNU build ID of the object, lower-case hexadecimal.
+    pub build_id: Option<String>,
+    /// Offset of the instruction in the object's file.
+    pub file_offset: Option<u64>,
+    /// Offset of the instruction in the object's own virtual addresses (what `addr2line` wants).
+    pub virtual_offset: Option<u64>,
+    /// Absolute address in the process; the call's return address.
+    pub address: u64,
+    /// Source file.
+    pub file: Option<String>,
+    /// Source line.
+    pub line: Option<u32>,
+    /// Whether this function was inlined into the next frame.
+    pub inlined: bool,
+}
+
+/// The truth line: what this report does not know.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Truth {
+    /// Events known not to be recorded, by cause.
+    pub lost: Vec<Loss>,
+    /// Frees of blocks that were never seen (born before tracing, unless something was lost).
+    pub unmatched_frees: u64,
+    /// Distinct stacks that end early, by reason.
+    pub truncated_stacks: BTreeMap<String, u64>,
+    /// Distinct stacks seen.
+    pub stacks: u64,
+    /// Distinct frames without a name.
+    pub unresolved_frames: u64,
+    /// Distinct frames seen.
+    pub frames: u64,
+    /// Fullness of the live map.
+    pub live_map: Fullness,
+    /// Fullness of the site table.
+    pub rows: Fullness,
+    /// Times in which allocations were not seen, in words.
+    pub blind_windows: Vec<String>,
+    /// Resident bytes of the processes when tracing began: memory this report cannot explain.
+    pub before_attach_bytes: Option<u64>,
+    /// Live bytes that are tracked.
+    pub tracked_bytes: u64,
+    /// Resident bytes of the processes now.
+    pub rss_bytes: Option<u64>,
+    /// Bytes of the processes' `[heap]` and anonymous mappings now.
+    pub anonymous_bytes: Option<u64>,
+    /// Anything else that must be said, one sentence each.
+    pub notes: Vec<String>,
+    /// Every kernel-side counter by name (verbose text, JSON).
+    pub counters: BTreeMap<String, u64>,
+    /// CPU seconds that the daemon itself has used.
+    pub own_cpu_s: f64,
+    /// Resident bytes of the daemon itself.
+    pub own_rss_bytes: u64,
+    /// Kernel memory of the maps, bytes.
+    pub map_bytes: u64,
+}
+
+/// Events known to be lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loss {
+    /// In words ("live map full").
+    pub cause: String,
+    /// How many.
+    pub events: u64,
+    /// Bytes they stood for, where known.
+    pub bytes: Option<u64>,
+}
+
+/// How full a capped table is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fullness {
+    /// Entries in use.
+    pub used: u64,
+    /// Cap.
+    pub capacity: u64,
+    /// Since when it has refused entries, seconds of tracing; `None` if it never did.
+    pub full_since_s: Option<f64>,
+}

@@ -1,0 +1,2 @@
+//! The one entry point for building, testing and measuring leaktrace.
+fn main() {}
