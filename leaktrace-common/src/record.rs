@@ -171,7 +171,7 @@ const _: () = {
     assert!(size_of::<LiveBlock>() == 24);
     assert!(size_of::<SiteKey>() == 16);
     assert!(size_of::<Row>() == 40 + CELLS * 16);
-    assert!(size_of::<ThreadState>() == 112 + MAX_FRAMES * 8);
+    assert!(size_of::<ThreadState>() == 96 + MAX_FRAMES * 8);
 };
 
 #[cfg(feature = "user")]
