@@ -19,8 +19,6 @@ macro_rules! counters {
 }
 
 counters! {
-    ALLOCATIONS = "allocations" : "Blocks recorded.",
-    FREES = "frees" : "Blocks that left the live map by a free.",
     UNMATCHED_FREES = "unmatched_frees" : "Frees of blocks never seen: born before tracing, or lost.",
     LOST_LIVE_FULL = "lost_live_full" : "Allocations not recorded because the live map was full.",
     LOST_LIVE_FULL_BYTES = "lost_live_full_bytes" : "Their bytes.",
@@ -40,5 +38,6 @@ counters! {
     FAILED_ALLOCATIONS = "failed_allocations" : "Allocator calls that returned no memory.",
     READ_FAULTS = "read_faults" : "Reads of target memory that failed (result pointers).",
     INNER_FREES = "inner_frees" : "Second, inner frees of an address just freed.",
+    CALIBRATION_HITS = "calibration_hits" : "Hits of the programs that measure what a probe costs.",
     SWEPT_BLOCKS = "swept_blocks" : "Blocks of processes that have gone, removed by the daemon.",
 }

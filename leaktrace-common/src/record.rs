@@ -1,6 +1,6 @@
 //! Keys and values of the maps. Who fills and who empties each map is said in `leaktrace-ebpf/src/maps.rs`.
 
-use crate::{epoch::CELLS, walk::MAX_FRAMES};
+use crate::{epoch::CELLS, event::StackHeader, walk::MAX_FRAMES};
 
 /// TARGETS value, keyed by tgid.
 #[repr(C)]
@@ -12,8 +12,10 @@ pub struct Target {
     pub gate: u32,
     /// Bits of [`target_flag`].
     pub flags: u32,
-    /// Goes up when executable mappings change; part of every stack's identity.
+    /// Goes up when executable mappings go away; part of every stack's identity.
     pub generation: u32,
+    /// Address of the dynamic linker's `struct r_debug` in the process, 0 if it has none.
+    pub r_debug: u64,
 }
 
 /// States of [`Target::gate`].
@@ -32,6 +34,8 @@ pub mod target_flag {
     pub const LAYERED: u32 = 1;
     /// Stop (SIGSTOP) once when the dynamic linker has mapped everything; only for commands we started.
     pub const STOP_AT_LINK_MAP: u32 = 2;
+    /// Objects were removed since the generation last changed.
+    pub const OBJECTS_GONE: u32 = 4;
 }
 
 /// LIVE key.
@@ -141,12 +145,8 @@ pub struct ThreadState {
     pub row: u32,
     /// Address freed last by an outermost free (layered targets only).
     pub last_freed: u64,
-    /// Identity of `frames`.
-    pub stack_id: u64,
-    /// How many frames were found.
-    pub frame_count: u32,
-    /// Why the walk ended ([`crate::walk::end`]).
-    pub walk_end: u32,
+    /// Describes `frames`; the two are sent as one record and must stay adjacent.
+    pub stack: StackHeader,
     /// Return addresses, innermost first.
     pub frames: [u64; MAX_FRAMES],
 }
@@ -166,12 +166,12 @@ pub struct Control {
 }
 
 const _: () = {
-    assert!(size_of::<Target>() == 16);
+    assert!(size_of::<Target>() == 24);
     assert!(size_of::<LiveKey>() == 16);
     assert!(size_of::<LiveBlock>() == 24);
     assert!(size_of::<SiteKey>() == 16);
     assert!(size_of::<Row>() == 40 + CELLS * 16);
-    assert!(size_of::<ThreadState>() == 96 + MAX_FRAMES * 8);
+    assert!(size_of::<ThreadState>() == 112 + MAX_FRAMES * 8);
 };
 
 #[cfg(feature = "user")]

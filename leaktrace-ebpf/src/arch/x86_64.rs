@@ -1,0 +1,61 @@
+//! x86-64: where the System V ABI keeps arguments, results and the caller.
+
+use aya_ebpf::bindings::pt_regs;
+
+/// The registers a probe needs, read once.
+pub struct Registers {
+    /// Arguments 1 to 6.
+    pub arguments: [u64; 6],
+    /// Return value (in a return probe).
+    pub result: u64,
+    /// Stack pointer.
+    pub stack_pointer: u64,
+    /// Frame pointer.
+    pub frame_pointer: u64,
+}
+
+impl Registers {
+    /// Reads the registers of the probed thread.
+    #[inline(always)]
+    pub fn read(regs: *const pt_regs) -> Self {
+        // SAFETY: the context of a uprobe program; fixed offsets, as the verifier demands.
+        unsafe {
+            Self {
+                arguments: [
+                    (&raw const (*regs).rdi).read_volatile(),
+                    (&raw const (*regs).rsi).read_volatile(),
+                    (&raw const (*regs).rdx).read_volatile(),
+                    (&raw const (*regs).rcx).read_volatile(),
+                    (&raw const (*regs).r8).read_volatile(),
+                    (&raw const (*regs).r9).read_volatile(),
+                ],
+                result: (&raw const (*regs).rax).read_volatile(),
+                stack_pointer: (&raw const (*regs).rsp).read_volatile(),
+                frame_pointer: (&raw const (*regs).rbp).read_volatile(),
+            }
+        }
+    }
+
+    /// Argument at a position that counts from 1; 0 where there is none.
+    #[inline(always)]
+    pub fn argument(&self, position: u8) -> u64 {
+        match position {
+            1 => self.arguments[0],
+            2 => self.arguments[1],
+            3 => self.arguments[2],
+            4 => self.arguments[3],
+            5 => self.arguments[4],
+            6 => self.arguments[5],
+            _ => 0,
+        }
+    }
+}
+
+/// How far the stack pointer has moved between a function's first instruction and its caller's next one: `ret`
+/// has popped the return address.
+pub const RETURN_POPS: u64 = 8;
+
+/// Lowest address that can be code: the kernel maps nothing below.
+pub const LOWEST_CODE: u64 = 0x1000;
+/// First address that no process can map (4- or 5-level paging: canonical lower half at most 2^56).
+pub const ADDRESS_LIMIT: u64 = 1 << 56;

@@ -1,0 +1,45 @@
+//! Load-time constants. They live in read-only data: the verifier knows their values and drops dead branches.
+
+use core::ptr::read_volatile;
+
+/// Rules switched off (see `leaktrace_common::rule`); 0 outside of tests.
+#[unsafe(no_mangle)]
+static RULES_OFF: u64 = 0;
+/// 1: write log lines, within the budget in CONTROL.
+#[unsafe(no_mangle)]
+static LOG_ENABLED: u32 = 0;
+/// Offset of `signal` in the kernel's `task_struct`.
+#[unsafe(no_mangle)]
+static TASK_SIGNAL_OFFSET: u32 = 0;
+/// Offset of `exit_code` in the kernel's `task_struct`.
+#[unsafe(no_mangle)]
+static TASK_EXIT_CODE_OFFSET: u32 = 0;
+/// Offset of `live` (threads not yet exiting) in the kernel's `signal_struct`.
+#[unsafe(no_mangle)]
+static SIGNAL_LIVE_OFFSET: u32 = 0;
+/// tgid of the daemon: never traced.
+#[unsafe(no_mangle)]
+static OWN_TGID: u32 = 0;
+
+macro_rules! getter {
+    ($name:ident, $constant:ident, $type:ty) => {
+        #[inline(always)]
+        pub fn $name() -> $type {
+            // SAFETY: reads an initialised static; volatile because the loader, not the compiler, sets it.
+            unsafe { read_volatile(&raw const $constant) }
+        }
+    };
+}
+
+getter!(log_enabled, LOG_ENABLED, u32);
+getter!(task_signal_offset, TASK_SIGNAL_OFFSET, u32);
+getter!(task_exit_code_offset, TASK_EXIT_CODE_OFFSET, u32);
+getter!(signal_live_offset, SIGNAL_LIVE_OFFSET, u32);
+getter!(own_tgid, OWN_TGID, u32);
+getter!(rules_off, RULES_OFF, u64);
+
+/// Whether a rule is in force. Always true in production.
+#[inline(always)]
+pub fn rule(bit: u64) -> bool {
+    rules_off() & bit == 0
+}

@@ -1,0 +1,60 @@
+//! Every map: who fills it, who empties it, its cap. Sizes marked "at load" are set by the daemon.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, Queue, RingBuf},
+};
+use leaktrace_common::{
+    counter, hook,
+    record::{Control, LiveBlock, LiveKey, Row, SiteKey, Target, ThreadState},
+};
+
+/// tgid -> process image. Filled and emptied by the daemon; BPF only retires entries. 16,384 processes.
+#[map]
+pub static TARGETS: HashMap<u32, Target> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Outstanding blocks. Filled by allocations, emptied by frees, swept by the daemon after a process has gone.
+/// Preallocated, so that an insert fails for one reason only: it is full. Size at load (`--max-live-blocks`).
+#[map]
+pub static LIVE: HashMap<LiveKey, LiveBlock> = HashMap::with_max_entries(1_000_000, 0);
+
+/// Site -> index into ROWS. Filled by BPF, emptied by the daemon when it recycles a row. Size at load.
+#[map]
+pub static SITES: HashMap<SiteKey, u32> = HashMap::with_max_entries(32_768, BPF_F_NO_PREALLOC);
+
+/// Amounts per site. BPF adds atomically, the daemon reads it through mmap. Size at load, as SITES.
+#[map]
+pub static ROWS: Array<Row> = Array::with_max_entries(32_768, BPF_F_MMAPABLE);
+
+/// Rows given back: pushed by the daemon (and by the loser of a race for a new site), popped by BPF.
+#[map]
+pub static FREE_ROWS: Queue<u32> = Queue::with_max_entries(32_768, 0);
+
+/// Scratch per thread. Made at a thread's first call, removed when the thread exits. 65,536 threads.
+#[map]
+pub static THREADS: HashMap<u64, ThreadState> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// One zeroed element that new  are copied from: too large for the BPF stack. Never written.
+#[map]
+pub static NEW_THREAD: Array<ThreadState> = Array::with_max_entries(1, 0);
+
+/// Epochs and the row cursor. Written by the daemon through mmap; BPF only moves `rows_used`.
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Losses and other things worth counting. BPF adds, the daemon reads.
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT as u32, 0);
+
+/// Calls seen per hooked function. BPF adds, the daemon reads.
+#[map]
+pub static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(hook::MAX_HOOKS as u32, 0);
+
+/// Each distinct stack once. BPF writes, the daemon drains at once. Size at load.
+#[map]
+pub static STACKS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Mapping calls and the life of processes, in order. BPF writes, the daemon drains at once. Size at load.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

@@ -1,0 +1,75 @@
+//! Atomic addition. `AtomicU64::fetch_add` does not exist on `bpfel-unknown-none`, the intrinsics do.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use leaktrace_common::{counter, rule};
+
+use crate::{config, maps};
+
+/// `*pointer += value`, atomically; returns the old value.
+///
+/// # Safety
+/// `pointer` must point into a map value.
+#[inline(always)]
+pub unsafe fn fetch_add_u32(pointer: *mut u32, value: u32) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(pointer, value) }
+}
+
+/// `*pointer += value`, atomically; `value` may stand for a negative number.
+///
+/// # Safety
+/// `pointer` must point into a map value.
+#[inline(always)]
+pub unsafe fn add_u64(pointer: *mut u64, value: u64) {
+    if !config::rule(rule::ATOMIC_COUNTERS) {
+        // SAFETY: the caller's promise. Torn by design: this is the fault that the test must notice.
+        unsafe {
+            let old = pointer.read_volatile();
+            crate::sync::linger();
+            pointer.write_volatile(old.wrapping_add(value));
+        }
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(pointer, value) };
+}
+
+/// Signed form of [`add_u64`].
+///
+/// # Safety
+/// As [`add_u64`].
+#[inline(always)]
+pub unsafe fn add_i64(pointer: *mut i64, value: i64) {
+    // SAFETY: the caller's promise; two's complement addition is the same operation.
+    unsafe { add_u64(pointer.cast(), value as u64) };
+}
+
+/// Adds to a counter. Counters are per CPU, yet the addition is atomic: a program can be preempted by another
+/// task on the same CPU that runs the same program, between load and store.
+#[inline(always)]
+pub fn count_by(index: usize, amount: u64) {
+    if let Some(counter) = maps::COUNTERS.get_ptr_mut(index as u32) {
+        // SAFETY: points into a map value.
+        unsafe { add_u64(counter, amount) };
+    }
+}
+
+/// Adds 1 to a counter.
+#[inline(always)]
+pub fn count(index: usize) {
+    debug_assert!(index < counter::COUNT);
+    count_by(index, 1);
+}
+
+/// Wastes about ten microseconds. Only reachable with a rule switched off: it opens the window of a race wide
+/// enough for a test to fall into it.
+#[inline(never)]
+pub fn linger() {
+    let mut turns = 0u32;
+    while turns < 200 {
+        // SAFETY: a helper without arguments.
+        unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
+        turns += 1;
+    }
+}

@@ -1,0 +1,131 @@
+//! Scratch that belongs to one thread. A per-CPU area would not do: a uprobe program can be preempted by another
+//! task on the same CPU that runs the same program.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use leaktrace_common::{
+    counter,
+    hook::kind,
+    record::{LiveKey, ThreadState},
+    rule,
+};
+
+use crate::{
+    config,
+    maps::{LIVE, NEW_THREAD, THREADS},
+    row, sync,
+};
+
+/// THREADS key of the running thread.
+#[inline(always)]
+pub fn key(pid_tgid: u64) -> u64 {
+    if config::rule(rule::SCRATCH_PER_THREAD) {
+        pid_tgid
+    } else {
+        // SAFETY: a helper without arguments.
+        u64::from(unsafe { aya_ebpf::helpers::bpf_get_smp_processor_id() }) + 1
+    }
+}
+
+/// The thread's scratch, made at its first call. `None` is counted: the call is lost.
+#[inline(always)]
+pub fn state(pid_tgid: u64, serial: u32) -> Option<*mut ThreadState> {
+    let key = key(pid_tgid);
+    if let Some(state) = THREADS.get_ptr_mut(&key) {
+        // SAFETY: only the running thread uses its entry.
+        unsafe {
+            if (*state).serial != serial {
+                forget(state, serial);
+            }
+        }
+        return Some(state);
+    }
+    let fresh = NEW_THREAD.get(0)?;
+    if THREADS.insert(&key, fresh, u64::from(BPF_NOEXIST)).is_err() {
+        sync::count(counter::LOST_THREAD_STATE);
+        return None;
+    }
+    let state = THREADS.get_ptr_mut(&key)?;
+    // SAFETY: as above.
+    unsafe { forget(state, serial) };
+    Some(state)
+}
+
+/// Drops what an earlier process image left behind.
+#[inline(always)]
+unsafe fn forget(state: *mut ThreadState, serial: u32) {
+    // SAFETY: the caller owns the entry.
+    unsafe {
+        (*state).serial = serial;
+        (*state).kind = u32::from(kind::NONE);
+        (*state).old_valid = 0;
+        (*state).last_freed = 0;
+    }
+}
+
+/// Whether an allocator call of this thread is in flight, so that the one at `entry_sp` is part of it. A call in
+/// flight whose frame lies at or below `entry_sp` was left by longjmp: it will never return and is dropped.
+///
+/// # Safety
+/// `state` must point to the calling thread's own THREADS value.
+#[inline(always)]
+pub unsafe fn is_nested(state: *mut ThreadState, entry_sp: u64) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*state).kind == u32::from(kind::NONE) {
+            return false;
+        }
+        if entry_sp >= (*state).entry_sp && config::rule(rule::STALE_CALLS_DROPPED) {
+            abandon(state);
+            return false;
+        }
+        config::rule(rule::NESTED_ONCE)
+    }
+}
+
+/// Ends a call that will never return. A block that was being reallocated is dropped with it.
+///
+/// # Safety
+/// As [`is_nested`].
+#[inline(always)]
+pub unsafe fn abandon(state: *mut ThreadState) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*state).kind = u32::from(kind::NONE);
+        sync::count(counter::ABANDONED_CALLS);
+        if (*state).old_valid != 0 {
+            (*state).old_valid = 0;
+            let old = (*state).old;
+            row::subtract(&old);
+        }
+    }
+}
+
+/// Removes the scratch of a thread that has exited or changed its identity.
+#[inline(always)]
+pub fn remove(pid_tgid: u64) {
+    if !config::rule(rule::THREAD_EXIT_CLEANS) {
+        return;
+    }
+    if let Some(state) = THREADS.get_ptr_mut(&pid_tgid) {
+        // SAFETY: the thread is gone or is the one that runs this program.
+        unsafe {
+            if (*state).kind != u32::from(kind::NONE) {
+                abandon(state);
+            }
+        }
+        let _ = THREADS.remove(&pid_tgid);
+    }
+}
+
+/// Removes a live block and hands it over, if this call is the one that removed it.
+#[inline(always)]
+pub fn take_live(key: &LiveKey) -> Option<leaktrace_common::record::LiveBlock> {
+    // SAFETY: copied before the entry is removed; a second concurrent free of the same block fails to remove.
+    let block = unsafe { *LIVE.get(key)? };
+    if !config::rule(rule::ONLY_REMOVER_SUBTRACTS) {
+        sync::linger();
+        let _ = LIVE.remove(key);
+        return Some(block);
+    }
+    LIVE.remove(key).ok().map(|()| block)
+}
