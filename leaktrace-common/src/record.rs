@@ -143,6 +143,10 @@ pub struct ThreadState {
     pub old_valid: u32,
     /// Row of this call's stack.
     pub row: u32,
+    /// Domain of the call ([`crate::hook::domain`]).
+    pub domain: u32,
+    /// Always 0.
+    pub pad: u32,
     /// Address freed last by an outermost free (layered targets only).
     pub last_freed: u64,
     /// Describes `frames`; the two are sent as one record and must stay adjacent.
@@ -171,7 +175,7 @@ const _: () = {
     assert!(size_of::<LiveBlock>() == 24);
     assert!(size_of::<SiteKey>() == 16);
     assert!(size_of::<Row>() == 40 + CELLS * 16);
-    assert!(size_of::<ThreadState>() == 112 + MAX_FRAMES * 8);
+    assert!(size_of::<ThreadState>() == 120 + MAX_FRAMES * 8);
 };
 
 #[cfg(feature = "user")]

@@ -119,7 +119,7 @@ unsafe fn allocated<C: EbpfContext>(ctx: &C, state: *mut ThreadState, address: u
         return;
     }
     // SAFETY: the running thread's own scratch.
-    unsafe { record(ctx, (*state).serial, address, (*state).size, (*state).row) };
+    unsafe { record(ctx, state, address) };
 }
 
 #[inline(always)]
@@ -152,7 +152,7 @@ unsafe fn reallocated<C: EbpfContext>(ctx: &C, state: *mut ThreadState, address:
             if had_old {
                 row::subtract(&old);
             }
-            record(ctx, (*state).serial, address, (*state).size, (*state).row);
+            record(ctx, state, address);
             return;
         }
         let freed = (*state).size == 0 && (*state).pointer != 0;
@@ -201,14 +201,16 @@ unsafe fn reallocated_late<C: EbpfContext>(ctx: &C, state: *mut ThreadState, add
             }
         }
         if address != 0 {
-            record(ctx, (*state).serial, address, (*state).size, (*state).row);
+            record(ctx, state, address);
         }
     }
 }
 
 /// Adds to the row, then enters the live map; undone when the map refuses.
 #[inline(always)]
-fn record<C: EbpfContext>(ctx: &C, serial: u32, address: u64, size: u64, row: u32) {
+unsafe fn record<C: EbpfContext>(ctx: &C, state: *mut ThreadState, address: u64) {
+    // SAFETY: the running thread's own scratch.
+    let (serial, size, row) = unsafe { ((*state).serial, (*state).size, row::still_row_of(state)) };
     let key = LiveKey { address, serial, pad: 0 };
     let mut block = LiveBlock { size, weight: 1, row, epoch: 0, pad: 0 };
     if !config::rule(rule::ROW_BEFORE_LIVE) {

@@ -95,7 +95,7 @@ unsafe fn mapped(pid_tgid: u64, state: *mut ThreadState, address: u64) {
             send(pid_tgid, state, event_kind::UNMAPPING, address, length);
             return;
         }
-        row::add_total((*state).row, length);
+        row::add_total(row::still_row_of(state), length);
         send(pid_tgid, state, event_kind::MAPPED, address, length);
     }
 }
@@ -121,7 +121,7 @@ unsafe fn remapped(pid_tgid: u64, state: *mut ThreadState, address: u64) {
     unsafe {
         let length = (*state).extra;
         if address != 0 {
-            row::add_total((*state).row, length);
+            row::add_total(row::still_row_of(state), length);
         }
         send(pid_tgid, state, event_kind::REMAPPED, address, length);
     }

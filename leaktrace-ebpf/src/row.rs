@@ -35,6 +35,9 @@ pub fn class_table() -> Option<*const ClassTable> {
 pub unsafe fn row_of(state: *mut ThreadState, tgid: u32, tid: u32, domain: u8) -> u32 {
     // SAFETY: the caller's promise.
     let key = unsafe {
+        (*state).stack.tgid = tgid;
+        (*state).stack.tid = tid;
+        (*state).domain = u32::from(domain);
         SiteKey {
             stack_id: (*state).stack.stack_id,
             serial: (*state).stack.serial,
@@ -48,9 +51,33 @@ pub unsafe fn row_of(state: *mut ThreadState, tgid: u32, tid: u32, domain: u8) -
     };
     if index != OVERFLOW_ROW {
         // SAFETY: the caller's promise.
-        unsafe { send_stack_once(state, index, tgid, tid) };
+        unsafe { send_stack_once(state, index) };
     }
     index
+}
+
+/// The row that `state` remembers from the call's entry, if it is still this stack's. The daemon may have recycled
+/// it meanwhile: a call can be in flight for as long as its thread is not scheduled.
+///
+/// # Safety
+/// `state` must point to the calling thread's own THREADS value.
+#[inline(always)]
+pub unsafe fn still_row_of(state: *mut ThreadState) -> u32 {
+    // SAFETY: the caller's promise; the row is a map value.
+    unsafe {
+        let index = (*state).row;
+        if index == OVERFLOW_ROW {
+            return index;
+        }
+        if let Some(row) = ROWS.get_ptr(index) {
+            if (&raw const (*row).stack_id).read_volatile() == (*state).stack.stack_id
+                && (&raw const (*row).serial).read_volatile() == (*state).serial
+            {
+                return index;
+            }
+        }
+        row_of(state, (*state).stack.tgid, (*state).stack.tid, (*state).domain as u8)
+    }
 }
 
 /// Takes a row and publishes it. Of two CPUs that race for the same site one gives its row back.
@@ -113,7 +140,7 @@ fn take_row() -> Option<u32> {
 
 /// Sends the frames unless the daemon has them. The mark is set only after the send succeeded.
 #[inline(always)]
-unsafe fn send_stack_once(state: *mut ThreadState, index: u32, tgid: u32, tid: u32) {
+unsafe fn send_stack_once(state: *mut ThreadState, index: u32) {
     let Some(row) = ROWS.get_ptr_mut(index) else { return };
     // SAFETY: map values; two CPUs may both send, which the daemon tolerates.
     unsafe {
@@ -124,8 +151,6 @@ unsafe fn send_stack_once(state: *mut ThreadState, index: u32, tgid: u32, tid: u
         if careless {
             (&raw mut (*row).sent).write_volatile(1);
         }
-        (*state).stack.tgid = tgid;
-        (*state).stack.tid = tid;
         let frames = (*state).stack.frame_count as usize & MAX_FRAMES;
         let bytes = size_of_val(&(*state).stack) + frames * 8;
         let record = core::slice::from_raw_parts((&raw const (*state).stack).cast::<u8>(), bytes);
