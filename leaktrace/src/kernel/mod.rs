@@ -1,1 +1,21 @@
-//! (being written)
+//! Everything that talks to the kernel through BPF: loading, attaching, and reading what the kernel side counted.
+//! No other module imports aya.
+
+mod attach;
+mod btf;
+mod calibrate;
+mod error;
+mod grace;
+mod live;
+mod load;
+mod rings;
+mod shared;
+
+pub use attach::{AttachPoint, Attachment};
+pub use calibrate::{Measurement, Stub, stubs};
+pub use error::KernelError;
+pub use grace::wait_for_running_programs;
+pub use live::Sweeper;
+pub use load::{Kernel, LinkMode, LoadOptions};
+pub use rings::{Rings, StackRecord};
+pub use shared::{ControlPage, RowTable};

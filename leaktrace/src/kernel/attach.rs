@@ -1,0 +1,112 @@
+//! Placing probes, and taking them away again.
+
+use std::{
+    collections::BTreeMap,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+};
+
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use leaktrace_common::{
+    hook::{HookCookie, kind},
+    rule,
+};
+
+use super::{
+    Kernel, KernelError, LinkMode,
+    error::{chain, is_permission},
+};
+use crate::object::address::FileOffset;
+
+/// One instruction to be probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachPoint {
+    /// The file, by a path that leads to it from our own root.
+    pub path: PathBuf,
+    /// Where in the file.
+    pub offset: FileOffset,
+    /// What sits there.
+    pub cookie: HookCookie,
+    /// Whether the function's return is probed as well.
+    pub needs_return: bool,
+}
+
+/// The links of one process. Dropping it detaches them.
+#[derive(Default)]
+pub struct Attachment {
+    links: Vec<UProbeLink>,
+}
+
+impl Attachment {
+    /// How many kernel links there are.
+    pub fn link_count(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Adds the links of another attachment to the same process.
+    pub fn merge(&mut self, mut other: Self) {
+        self.links.append(&mut other.links);
+    }
+}
+
+/// Which program a probe runs: (at entry, at return).
+fn programs(call_kind: u8) -> (&'static str, &'static str) {
+    match call_kind {
+        kind::FREE => ("block_freed", "block_return"),
+        kind::MMAP | kind::MUNMAP | kind::MREMAP => ("mapping_entry", "mapping_return"),
+        kind::LINK_MAP => ("link_map_changed", ""),
+        _ => ("block_entry", "block_return"),
+    }
+}
+
+impl Kernel {
+    /// Places probes in one process. Either all are placed or none stay.
+    ///
+    /// # Errors
+    /// If the kernel refuses one.
+    pub fn attach(&mut self, pid: u32, points: &[AttachPoint]) -> Result<Attachment, KernelError> {
+        let late_free = self.rules_off & rule::FREE_AT_ENTRY != 0;
+        let mut groups: BTreeMap<(&'static str, &Path), Vec<&AttachPoint>> = BTreeMap::new();
+        for point in points {
+            let (entry, leave) = programs(point.cookie.kind);
+            groups.entry((entry, &point.path)).or_default().push(point);
+            if point.needs_return || (late_free && point.cookie.kind == kind::FREE) {
+                groups.entry((leave, &point.path)).or_default().push(point);
+            }
+        }
+        let mut attachment = Attachment::default();
+        for ((program, path), points) in groups {
+            attachment.links.push(self.attach_program(program, path, pid, &points)?);
+        }
+        Ok(attachment)
+    }
+
+    /// Attaches one program to many points of one file.
+    pub(super) fn attach_program(
+        &mut self,
+        program: &str,
+        path: &Path,
+        pid: u32,
+        points: &[&AttachPoint],
+    ) -> Result<UProbeLink, KernelError> {
+        let name = match self.link_mode {
+            LinkMode::Multi => format!("{program}_multi"),
+            LinkMode::Perf => program.to_owned(),
+        };
+        let failed = |reason: String| KernelError::Attach { count: points.len(), path: path.to_owned(), pid, reason };
+        let scope = NonZeroU32::new(pid).ok_or_else(|| failed("0 is no process".into()))?;
+        let locations = points.iter().map(|point| UProbeAttachPoint {
+            location: UProbeAttachLocation::AbsoluteOffset(point.offset.0),
+            cookie: Some(point.cookie.pack()),
+        });
+        let uprobe = self.uprobe(&name)?;
+        let id = uprobe.attach(locations, path, UProbeScope::OneProcess(scope)).map_err(|error| {
+            if is_permission(&error) {
+                KernelError::NotPermitted { what: format!("placing probes in process {pid}"), reason: chain(&error) }
+            } else {
+                failed(chain(&error))
+            }
+        })?;
+        uprobe.take_link(id).map_err(|error| failed(chain(&error)))
+    }
+}

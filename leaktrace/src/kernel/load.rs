@@ -1,0 +1,328 @@
+//! Loads the kernel side and keeps what belongs to it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{HashMap, Map, MapData, PerCpuArray, Queue, RingBuf},
+    programs::{Program, RawTracePoint, UProbe},
+    sys::{UProbeMultiFeature, is_uprobe_multi_supported},
+};
+use leaktrace_common::{
+    counter,
+    hook::MAX_HOOKS,
+    record::{LiveBlock, LiveKey, SiteKey, Target},
+};
+
+use super::{
+    ControlPage, KernelError, Rings, RowTable, Sweeper,
+    btf::KernelTypes,
+    error::{chain, is_permission},
+};
+
+/// The kernel side as build.rs left it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/leaktrace.bpf.o"));
+
+/// How probes are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkMode {
+    /// One link for many probes (kernel 6.6 and newer): attaches in a millisecond.
+    Multi,
+    /// One perf event for each probe.
+    Perf,
+}
+
+/// What can be chosen when loading.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Cap of the live map, blocks.
+    pub max_live_blocks: u32,
+    /// Cap of the site table, distinct (process, stack) pairs.
+    pub max_sites: u32,
+    /// Rules switched off, for tests (`leaktrace_common::rule`).
+    pub rules_off: u64,
+    /// Whether the kernel side may write log lines.
+    pub log: bool,
+    /// Link mode to use; `None`: the best that this kernel has.
+    pub link_mode: Option<LinkMode>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { max_live_blocks: 1_000_000, max_sites: 32_768, rules_off: 0, log: false, link_mode: None }
+    }
+}
+
+/// The loaded kernel side. Dropping it detaches everything.
+pub struct Kernel {
+    pub(super) ebpf: Ebpf,
+    pub(super) link_mode: LinkMode,
+    pub(super) rules_off: u64,
+    targets: HashMap<MapData, u32, Target>,
+    sites: HashMap<MapData, SiteKey, u32>,
+    free_rows: Queue<MapData, u32>,
+    counters: PerCpuArray<MapData, u64>,
+    hits: PerCpuArray<MapData, u64>,
+    map_fds: Vec<OwnedFd>,
+    /// The site table.
+    pub rows: RowTable,
+    /// Epochs and limits.
+    pub control: ControlPage,
+}
+
+impl Kernel {
+    /// Loads every program and map. Nothing is attached to any target yet; exec and exit are being watched.
+    ///
+    /// # Errors
+    /// If the kernel lacks a feature, does not permit it, or refuses a program.
+    pub fn load(options: &LoadOptions) -> Result<(Self, Rings, Sweeper), KernelError> {
+        let link_mode = match options.link_mode {
+            Some(mode) => mode,
+            None => best_link_mode(),
+        };
+        let types = KernelTypes::of_running_kernel()?;
+        let mut ebpf = open_object(options, &types)?;
+        let map_fds = clone_map_fds(&ebpf)?;
+        load_programs(&mut ebpf, link_mode)?;
+        attach_lifecycle(&mut ebpf)?;
+
+        let rings = Rings::new(ring(&mut ebpf, "STACKS")?, ring(&mut ebpf, "EVENTS")?);
+        let live = take(&mut ebpf, "LIVE")?;
+        let live_fd = clone_fd(&live, "LIVE")?;
+        let live: HashMap<_, LiveKey, LiveBlock> = convert(live, "LIVE")?;
+        let rows = RowTable::map(clone_fd(&take(&mut ebpf, "ROWS")?, "ROWS")?, options.max_sites)?;
+        let control = ControlPage::map(clone_fd(&take(&mut ebpf, "CONTROL")?, "CONTROL")?)?;
+        let kernel = Self {
+            targets: convert(take(&mut ebpf, "TARGETS")?, "TARGETS")?,
+            sites: convert(take(&mut ebpf, "SITES")?, "SITES")?,
+            free_rows: convert(take(&mut ebpf, "FREE_ROWS")?, "FREE_ROWS")?,
+            counters: convert(take(&mut ebpf, "COUNTERS")?, "COUNTERS")?,
+            hits: convert(take(&mut ebpf, "HITS")?, "HITS")?,
+            map_fds,
+            rows,
+            control,
+            link_mode,
+            rules_off: options.rules_off,
+            ebpf,
+        };
+        Ok((kernel, rings, Sweeper::new(live, live_fd)))
+    }
+
+    /// How probes are attached on this host.
+    pub fn link_mode(&self) -> LinkMode {
+        self.link_mode
+    }
+
+    /// The object that a kernel-side logger reads from.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Enters a process, or changes what is known of it.
+    ///
+    /// # Errors
+    /// If the map refuses (it holds 16,384 processes).
+    pub fn set_target(&mut self, tgid: u32, target: &Target) -> Result<(), KernelError> {
+        self.targets.insert(&tgid, target, 0).map_err(|error| KernelError::map("write", "TARGETS", chain(&error)))
+    }
+
+    /// What the kernel side holds of a process.
+    pub fn target(&self, tgid: u32) -> Option<Target> {
+        self.targets.get(&tgid, 0).ok()
+    }
+
+    /// Forgets a process.
+    pub fn remove_target(&mut self, tgid: u32) {
+        // Gone already is as good as removed.
+        let _ = self.targets.remove(&tgid);
+    }
+
+    /// All counters, summed over CPUs, by index.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn counters(&self) -> Result<[u64; counter::COUNT], KernelError> {
+        let mut sums = [0; counter::COUNT];
+        for (index, sum) in sums.iter_mut().enumerate() {
+            *sum = per_cpu_sum(&self.counters, index, "COUNTERS")?;
+        }
+        Ok(sums)
+    }
+
+    /// Calls seen per hooked function, by hook number.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn hits(&self) -> Result<[u64; MAX_HOOKS], KernelError> {
+        let mut sums = [0; MAX_HOOKS];
+        for (index, sum) in sums.iter_mut().enumerate() {
+            *sum = per_cpu_sum(&self.hits, index, "HITS")?;
+        }
+        Ok(sums)
+    }
+
+    /// Removes a site, so that its row can be recycled. Returns whether it was there.
+    pub fn remove_site(&mut self, key: &SiteKey) -> bool {
+        self.sites.remove(key).is_ok()
+    }
+
+    /// Enters a site again whose row turned out to be in use. `false`: another row has taken its place.
+    pub fn restore_site(&mut self, key: &SiteKey, row: u32) -> bool {
+        const BPF_NOEXIST: u64 = 1;
+        self.sites.insert(key, &row, BPF_NOEXIST).is_ok()
+    }
+
+    /// Hands an emptied row back to the kernel side.
+    ///
+    /// # Errors
+    /// If the queue refuses, which has room for every row.
+    pub fn give_row_back(&mut self, row: u32) -> Result<(), KernelError> {
+        self.free_rows.push(&row, 0).map_err(|error| KernelError::map("write", "FREE_ROWS", chain(&error)))
+    }
+
+    /// Bytes of kernel memory that the maps take, as the kernel accounts them.
+    pub fn map_memory(&self) -> u64 {
+        self.map_fds.iter().filter_map(|fd| memlock(fd.as_raw_fd())).sum()
+    }
+
+    /// Names and sizes of the maps, bytes.
+    pub fn map_sizes(&self) -> BTreeMap<String, u64> {
+        self.map_fds
+            .iter()
+            .filter_map(|fd| Some((map_type(fd.as_raw_fd())?, memlock(fd.as_raw_fd())?)))
+            .fold(BTreeMap::new(), |mut sizes, (name, bytes)| {
+                *sizes.entry(name).or_insert(0) += bytes;
+                sizes
+            })
+    }
+
+    pub(super) fn uprobe(&mut self, name: &str) -> Result<&mut UProbe, KernelError> {
+        let missing = || KernelError::Load { what: format!("program {name}"), reason: "not in the object".into() };
+        self.ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())
+    }
+}
+
+/// Multi links, if the kernel has them and their PID filter means the whole process (6.6 to 6.9 had it per thread).
+fn best_link_mode() -> LinkMode {
+    match is_uprobe_multi_supported(UProbeMultiFeature::ProcessScopedPidFilter) {
+        Ok(true) => LinkMode::Multi,
+        Ok(false) | Err(_) => LinkMode::Perf,
+    }
+}
+
+fn open_object(options: &LoadOptions, types: &KernelTypes) -> Result<Ebpf, KernelError> {
+    let signal = types.offset_of("task_struct", "signal")?;
+    let exit_code = types.offset_of("task_struct", "exit_code")?;
+    let live = types.offset_of("signal_struct", "live")?;
+    let log = u32::from(options.log);
+    let own = std::process::id();
+    EbpfLoader::new()
+        .verifier_log_level(VerifierLogLevel::DEBUG)
+        .override_global("RULES_OFF", &options.rules_off, true)
+        .override_global("LOG_ENABLED", &log, true)
+        .override_global("TASK_SIGNAL_OFFSET", &signal, true)
+        .override_global("TASK_EXIT_CODE_OFFSET", &exit_code, true)
+        .override_global("SIGNAL_LIVE_OFFSET", &live, true)
+        .override_global("OWN_TGID", &own, true)
+        .map_max_entries("LIVE", options.max_live_blocks)
+        .map_max_entries("SITES", options.max_sites)
+        .map_max_entries("ROWS", options.max_sites)
+        .map_max_entries("FREE_ROWS", options.max_sites)
+        .load(OBJECT)
+        .map_err(|error| load_error("object", &error))
+}
+
+fn load_error(what: &str, error: &(dyn std::error::Error + 'static)) -> KernelError {
+    let reason = chain(error);
+    if is_permission(error) {
+        KernelError::NotPermitted { what: format!("loading leaktrace's BPF {what}"), reason }
+    } else {
+        KernelError::Load { what: what.to_owned(), reason }
+    }
+}
+
+fn load_programs(ebpf: &mut Ebpf, mode: LinkMode) -> Result<(), KernelError> {
+    for (name, program) in ebpf.programs_mut() {
+        let wanted = match program {
+            Program::UProbe(_) => name.ends_with("_multi") == (mode == LinkMode::Multi),
+            _ => true,
+        };
+        if !wanted {
+            continue;
+        }
+        let result = match program {
+            Program::UProbe(program) => program.load(),
+            Program::RawTracePoint(program) => program.load(),
+            _ => Ok(()),
+        };
+        result.map_err(|error| load_error(&format!("program {name}"), &error))?;
+    }
+    Ok(())
+}
+
+fn attach_lifecycle(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    for (program, tracepoint) in [("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")] {
+        let missing = || KernelError::Load { what: format!("program {program}"), reason: "not in the object".into() };
+        let raw: &mut RawTracePoint =
+            ebpf.program_mut(program).ok_or_else(missing)?.try_into().map_err(|_| missing())?;
+        raw.attach(tracepoint).map_err(|error| load_error(&format!("tracepoint {tracepoint}"), &error))?;
+    }
+    Ok(())
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(name).ok_or_else(|| KernelError::map("find", name, "not in the object"))
+}
+
+fn convert<T: TryFrom<Map, Error = aya::maps::MapError>>(map: Map, name: &'static str) -> Result<T, KernelError> {
+    T::try_from(map).map_err(|error| KernelError::map("use", name, chain(&error)))
+}
+
+fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, KernelError> {
+    convert(take(ebpf, name)?, name)
+}
+
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::Queue(data) | Map::RingBuf(data) => {
+            Some(data)
+        }
+        _ => None,
+    }
+}
+
+fn clone_fd(map: &Map, name: &'static str) -> Result<OwnedFd, KernelError> {
+    data(map)
+        .ok_or_else(|| KernelError::map("use", name, "unexpected type"))?
+        .fd()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| KernelError::map("use", name, error))
+}
+
+fn clone_map_fds(ebpf: &Ebpf) -> Result<Vec<OwnedFd>, KernelError> {
+    ebpf.maps().filter(|(_, map)| data(map).is_some()).map(|(_, map)| clone_fd(map, "fd")).collect()
+}
+
+fn per_cpu_sum(map: &PerCpuArray<MapData, u64>, index: usize, name: &'static str) -> Result<u64, KernelError> {
+    let index = u32::try_from(index).map_err(|error| KernelError::map("read", name, error))?;
+    let values = map.get(&index, 0).map_err(|error| KernelError::map("read", name, chain(&error)))?;
+    Ok(values.iter().fold(0u64, |sum, value| sum.wrapping_add(*value)))
+}
+
+fn fdinfo(fd: i32, key: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix(key)?.trim().to_owned()))
+}
+
+fn memlock(fd: i32) -> Option<u64> {
+    fdinfo(fd, "memlock:")?.parse().ok()
+}
+
+fn map_type(fd: i32) -> Option<String> {
+    Some(format!("type {} with {} entries", fdinfo(fd, "map_type:")?, fdinfo(fd, "max_entries:")?))
+}
