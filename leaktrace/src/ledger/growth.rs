@@ -1,0 +1,114 @@
+//! How an amount develops: a straight line through its readings, and how long it has not fallen back.
+
+use std::{collections::VecDeque, time::Duration};
+
+use crate::report::model::Growth;
+
+/// Readings kept. When there are more, every other one is dropped: the span stays, the resolution halves.
+const MAX_READINGS: usize = 48;
+/// Fewer readings than this say nothing about growth.
+const MIN_READINGS: usize = 3;
+
+/// Readings of one amount in bytes.
+#[derive(Clone, Debug, Default)]
+pub struct GrowthTracker {
+    readings: VecDeque<(Duration, u64)>,
+    skip: u32,
+    stride: u32,
+    highest: u64,
+    rising_since: Option<Duration>,
+}
+
+impl GrowthTracker {
+    /// Takes a reading.
+    pub fn record(&mut self, at: Duration, bytes: u64) {
+        let last = self.readings.back().map(|(_, bytes)| *bytes);
+        match last {
+            Some(last) if bytes < last => self.rising_since = None,
+            Some(last) if bytes > last && self.rising_since.is_none() => {
+                self.rising_since = self.readings.back().map(|(at, _)| *at);
+            }
+            _ => {}
+        }
+        self.highest = self.highest.max(bytes);
+        self.keep(at, bytes);
+    }
+
+    fn keep(&mut self, at: Duration, bytes: u64) {
+        // The last reading is always there; those before it are one per stride.
+        if self.skip > 0 && self.readings.len() > 1 {
+            self.readings.pop_back();
+            self.skip -= 1;
+        } else {
+            self.skip = self.stride;
+        }
+        self.readings.push_back((at, bytes));
+        if self.readings.len() > MAX_READINGS {
+            let mut index = 0;
+            self.readings.retain(|_| {
+                index += 1;
+                index % 2 == 1
+            });
+            self.stride = self.stride * 2 + 1;
+            self.skip = self.stride;
+        }
+    }
+
+    /// Slope and steadiness, once there are enough readings.
+    pub fn growth(&self, now: Duration) -> Option<Growth> {
+        if self.readings.len() < MIN_READINGS {
+            return None;
+        }
+        let first = self.readings.front()?.0;
+        let observed_s = now.saturating_sub(first).as_secs_f64();
+        let steady_s = self.rising_since.map_or(0.0, |since| now.saturating_sub(since).as_secs_f64());
+        Some(Growth { bytes_per_hour: self.slope()? * 3600.0, observed_s, steady_s })
+    }
+
+    /// Least squares, bytes per second.
+    fn slope(&self) -> Option<f64> {
+        let count = self.readings.len() as f64;
+        let points = || self.readings.iter().map(|(at, bytes)| (at.as_secs_f64(), *bytes as f64));
+        let mean_x = points().map(|(x, _)| x).sum::<f64>() / count;
+        let mean_y = points().map(|(_, y)| y).sum::<f64>() / count;
+        let spread = points().map(|(x, _)| (x - mean_x).powi(2)).sum::<f64>();
+        let product = points().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum::<f64>();
+        (spread > 0.0).then(|| product / spread)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn track(values: impl IntoIterator<Item = u64>) -> (GrowthTracker, Duration) {
+        let mut tracker = GrowthTracker::default();
+        let mut now = Duration::ZERO;
+        for value in values {
+            now += Duration::from_secs(10);
+            tracker.record(now, value);
+        }
+        (tracker, now)
+    }
+
+    #[test]
+    fn a_straight_line_gives_its_slope_however_many_readings_were_dropped() {
+        let (tracker, now) = track((0..10_000).map(|step| step * 100));
+        let growth = tracker.growth(now).unwrap();
+        assert!((growth.bytes_per_hour - 36_000.0).abs() < 40.0, "{growth:?}");
+        assert!(tracker.readings.len() <= MAX_READINGS);
+        assert!(growth.steady_s > 99_000.0);
+    }
+
+    #[test]
+    fn falling_back_ends_steadiness() {
+        let (tracker, now) = track([1, 2, 3, 4, 2]);
+        assert_eq!(tracker.growth(now).unwrap().steady_s, 0.0);
+    }
+
+    #[test]
+    fn two_readings_are_no_growth() {
+        let (tracker, now) = track([1, 2]);
+        assert_eq!(tracker.growth(now), None);
+    }
+}

@@ -1,0 +1,248 @@
+//! The sites of all processes: what their rows say, what rows that were recycled said, and how survivors develop.
+
+use std::{collections::HashMap, time::Duration};
+
+use leaktrace_common::{
+    epoch::CELLS,
+    record::{Cell, Row, SiteKey},
+};
+
+use super::{Epochs, GrowthTracker};
+use crate::report::model::{AgeClass, Amount, Change};
+
+/// Age bounds of the cells in force, computed once per report.
+pub struct Ages {
+    bounds: Vec<(usize, Duration, Duration)>,
+    min_age: Duration,
+}
+
+impl Ages {
+    /// The cells in force at `now`; survivors are at least `min_age` old.
+    pub fn new(epochs: &Epochs, now: Duration, min_age: Duration) -> Self {
+        Self { bounds: epochs.ages(now), min_age }
+    }
+
+    /// Live blocks by age, youngest first; empty classes are left out.
+    pub fn classes(&self, cells: &[Cell; CELLS]) -> Vec<AgeClass> {
+        self.bounds
+            .iter()
+            .filter_map(|(cell, least, most)| {
+                let live = amount(cells.get(*cell)?);
+                (live != Amount::default()).then(|| AgeClass {
+                    youngest_s: least.as_secs_f64(),
+                    oldest_s: most.as_secs_f64(),
+                    live,
+                })
+            })
+            .collect()
+    }
+
+    /// Blocks that are certainly at least the minimum age old.
+    pub fn survivors(&self, cells: &[Cell; CELLS]) -> Amount {
+        let old = self.bounds.iter().filter(|(_, least, _)| *least >= self.min_age);
+        sum(old.filter_map(|(cell, ..)| cells.get(*cell)))
+    }
+
+    /// All blocks, of whatever age. Sums every cell, also one that is just being emptied.
+    pub fn live(cells: &[Cell; CELLS]) -> Amount {
+        sum(cells.iter())
+    }
+}
+
+/// Sums are taken signed and cut at zero last: a cell may be negative for the moment between an addition to one
+/// and a subtraction from another.
+fn sum<'a>(cells: impl Iterator<Item = &'a Cell>) -> Amount {
+    let total = cells.fold(Cell::default(), |sum, cell| Cell {
+        bytes: sum.bytes.wrapping_add(cell.bytes),
+        blocks: sum.blocks.wrapping_add(cell.blocks),
+    });
+    amount(&total)
+}
+
+fn amount(cell: &Cell) -> Amount {
+    Amount { bytes: cell.bytes.max(0).unsigned_abs(), blocks: cell.blocks.max(0).unsigned_abs() }
+}
+
+/// One site of one process image.
+#[derive(Clone, Debug, Default)]
+pub struct SiteState {
+    /// Its cells at the last reading.
+    pub cells: Option<Box<[Cell; CELLS]>>,
+    /// Ever allocated, the totals of recycled rows included.
+    pub allocated: Amount,
+    /// Survivors at the last report.
+    pub survivors: Amount,
+    /// Change of survivors between the last two reports.
+    pub change: Change,
+    /// Readings of survivors' bytes.
+    pub growth: GrowthTracker,
+    /// Totals of rows of this site that were recycled.
+    taken_over: Amount,
+    /// Totals of rows in use, while they are being read.
+    in_rows: Amount,
+}
+
+/// All sites, by key.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    sites: HashMap<SiteKey, SiteState>,
+}
+
+impl Ledger {
+    /// Begins a reading: forgets what rows said before.
+    pub fn begin(&mut self) {
+        for site in self.sites.values_mut() {
+            site.cells = None;
+            site.in_rows = Amount::default();
+        }
+    }
+
+    /// Takes in one row. Two rows of one site (which can happen for a moment) add up.
+    pub fn read_row(&mut self, row: &Row) {
+        let site = self.sites.entry(key_of(row)).or_default();
+        site.in_rows.bytes = site.in_rows.bytes.wrapping_add(row.total_bytes);
+        site.in_rows.blocks = site.in_rows.blocks.wrapping_add(row.total_blocks);
+        match &mut site.cells {
+            None => site.cells = Some(Box::new(row.cells)),
+            Some(cells) => cells.iter_mut().zip(&row.cells).for_each(|(sum, cell)| {
+                sum.bytes = sum.bytes.wrapping_add(cell.bytes);
+                sum.blocks = sum.blocks.wrapping_add(cell.blocks);
+            }),
+        }
+    }
+
+    /// Ends a reading made for a report: survivors, their change and growth.
+    pub fn finish(&mut self, ages: &Ages, now: Duration) {
+        for site in self.sites.values_mut() {
+            site.allocated = Amount {
+                bytes: site.taken_over.bytes.wrapping_add(site.in_rows.bytes),
+                blocks: site.taken_over.blocks.wrapping_add(site.in_rows.blocks),
+            };
+            let survivors = site.cells.as_ref().map(|cells| ages.survivors(cells)).unwrap_or_default();
+            site.set_survivors(survivors, now);
+        }
+    }
+
+    /// Keeps the totals of a row that is about to be recycled.
+    pub fn take_over(&mut self, row: &Row) {
+        let site = self.sites.entry(key_of(row)).or_default();
+        site.taken_over.bytes = site.taken_over.bytes.wrapping_add(row.total_bytes);
+        site.taken_over.blocks = site.taken_over.blocks.wrapping_add(row.total_blocks);
+    }
+
+    /// Every site of one process image.
+    pub fn of_process(&self, serial: u32) -> impl Iterator<Item = (&SiteKey, &SiteState)> {
+        self.sites.iter().filter(move |(key, _)| key.serial == serial)
+    }
+
+    /// A site that rows know nothing of (mappings are counted by the daemon).
+    pub fn entry(&mut self, key: SiteKey) -> &mut SiteState {
+        self.sites.entry(key).or_default()
+    }
+
+    /// Forgets a process image.
+    pub fn forget(&mut self, serial: u32) {
+        self.sites.retain(|key, _| key.serial != serial);
+    }
+
+    /// Forgets sites without live blocks whose row is gone, so that the ledger stays as bounded as the table. What
+    /// they had allocated goes to `keep`, by process image.
+    pub fn shed(&mut self, cap: usize, mut keep: impl FnMut(u32, Amount)) {
+        if self.sites.len() <= cap {
+            return;
+        }
+        self.sites.retain(|key, site| {
+            let in_use = site.cells.is_some() || site.survivors != Amount::default();
+            if !in_use {
+                keep(key.serial, site.allocated);
+            }
+            in_use
+        });
+    }
+
+    /// How many sites are known.
+    pub fn len(&self) -> usize {
+        self.sites.len()
+    }
+
+    /// Whether nothing is known yet.
+    pub fn is_empty(&self) -> bool {
+        self.sites.is_empty()
+    }
+}
+
+impl SiteState {
+    /// Takes survivors as of `now` and what follows from them.
+    pub fn set_survivors(&mut self, survivors: Amount, now: Duration) {
+        self.change = change(self.survivors, survivors);
+        self.survivors = survivors;
+        self.growth.record(now, survivors.bytes);
+    }
+}
+
+fn key_of(row: &Row) -> SiteKey {
+    SiteKey { stack_id: row.stack_id, serial: row.serial, domain: row.domain }
+}
+
+/// `after - before`, for amounts that fit in an i64.
+pub(crate) fn change(before: Amount, after: Amount) -> Change {
+    let difference = |before: u64, after: u64| i64::try_from(i128::from(after) - i128::from(before)).unwrap_or(i64::MAX);
+    Change { bytes: difference(before.bytes, after.bytes), blocks: difference(before.blocks, after.blocks) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(stack_id: u64, cell: usize, bytes: i64) -> Row {
+        let mut row = Row {
+            stack_id,
+            serial: 1,
+            domain: 0,
+            state: 1,
+            sent: 1,
+            total_bytes: bytes.unsigned_abs(),
+            total_blocks: 1,
+            cells: [Cell::default(); CELLS],
+        };
+        row.cells[cell] = Cell { bytes, blocks: 1 };
+        row
+    }
+
+    #[test]
+    fn only_blocks_of_closed_epochs_survive() {
+        let second = Duration::from_secs(1);
+        let mut epochs = Epochs::new(second, second);
+        epochs.advance(second).unwrap();
+        let young = epochs.ages(second)[0].0;
+        let ages = Ages::new(&epochs, second * 2, second);
+        let mut ledger = Ledger::default();
+        ledger.begin();
+        ledger.read_row(&row(7, young, 100));
+        ledger.read_row(&row(8, 0, 50));
+        ledger.finish(&ages, second * 2);
+        let survivors = |id| ledger.of_process(1).find(|(key, _)| key.stack_id == id).unwrap().1.survivors.bytes;
+        assert_eq!(survivors(7), 0);
+        assert_eq!(survivors(8), 50);
+    }
+
+    #[test]
+    fn a_recycled_row_keeps_its_totals() {
+        let second = Duration::from_secs(1);
+        let ages = Ages::new(&Epochs::new(second, second), second, second);
+        let mut ledger = Ledger::default();
+        ledger.take_over(&row(7, 0, 100));
+        ledger.begin();
+        ledger.read_row(&row(7, 0, 11));
+        ledger.finish(&ages, second);
+        let (_, site) = ledger.of_process(1).next().unwrap();
+        assert_eq!(site.allocated, Amount { bytes: 111, blocks: 2 });
+        assert_eq!(site.survivors_change(), 0);
+    }
+
+    impl SiteState {
+        fn survivors_change(&self) -> i64 {
+            self.change.bytes
+        }
+    }
+}
