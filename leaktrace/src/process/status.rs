@@ -1,0 +1,189 @@
+//! `/proc/PID/status` and `/proc/PID/stat`: state, credentials, memory, start time. Both cost some microseconds.
+
+use super::{ProcessError, read_file};
+
+/// Longest `status` that is read; it grows with the CPU mask and the list of groups (65,536 at most).
+const MAX_STATUS: usize = 1 << 20;
+const MAX_STAT: usize = 64 << 10;
+/// The kernel's flag for its own threads.
+const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// The state letter of `/proc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// Running, sleeping or waiting: it has an address space (or is a kernel thread).
+    Alive,
+    /// Stopped by a signal or a debugger.
+    Stopped,
+    /// Ended, but its parent has not asked for the status: nothing is left to trace.
+    Zombie,
+}
+
+/// Seccomp mode of a process's main thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SeccompMode {
+    /// No filter.
+    #[default]
+    Off,
+    /// read, write, exit and sigreturn only.
+    Strict,
+    /// A filter decides: some kernels kill such a process through a return probe.
+    Filter,
+}
+
+/// What `/proc/PID/status` says. Sizes in bytes; absent for kernel threads and zombies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Short name (`comm`), at most 15 bytes.
+    pub name: String,
+    /// Whether it runs.
+    pub state: RunState,
+    /// Thread group; equal to the PID for a process, different for a mere thread.
+    pub tgid: u32,
+    /// Parent's PID.
+    pub parent: u32,
+    /// Effective user.
+    pub uid: u32,
+    /// The PID in each PID namespace, outermost (as seen by this `/proc`) first.
+    pub namespace_pids: Vec<u32>,
+    /// Threads.
+    pub threads: u32,
+    /// Seccomp mode.
+    pub seccomp: SeccompMode,
+    /// Resident set.
+    pub rss_bytes: Option<u64>,
+    /// Resident anonymous memory: heap, stacks, private writes.
+    pub rss_anonymous_bytes: Option<u64>,
+    /// Swapped out.
+    pub swap_bytes: Option<u64>,
+}
+
+/// What `/proc/PID/stat` adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// When it started, in clock ticks since boot: with the PID, this names a process for good.
+    pub start_ticks: u64,
+    /// A thread of the kernel: there is nothing in user space to trace.
+    pub kernel_thread: bool,
+}
+
+/// Reads `/proc/PID/status`.
+pub fn read(pid: u32) -> Result<Status, ProcessError> {
+    let bytes = read_file(pid, "status", MAX_STATUS)?;
+    parse_status(&bytes).ok_or_else(|| ProcessError::malformed(pid, "status", &bytes))
+}
+
+/// Reads `/proc/PID/stat`.
+pub fn read_stat(pid: u32) -> Result<Stat, ProcessError> {
+    let bytes = read_file(pid, "stat", MAX_STAT)?;
+    parse_stat(&bytes).ok_or_else(|| ProcessError::malformed(pid, "stat", &bytes))
+}
+
+/// Parses the text of `status`.
+pub fn parse_status(bytes: &[u8]) -> Option<Status> {
+    let text = String::from_utf8_lossy(bytes);
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(str::trim)
+    };
+    let number = |name: &str| field(name)?.split_ascii_whitespace().next()?.parse::<u32>().ok();
+    let pids = field("NSpid").or_else(|| field("Pid"))?;
+    Some(Status {
+        name: field("Name")?.to_owned(),
+        state: state(field("State")?)?,
+        tgid: number("Tgid")?,
+        parent: number("PPid")?,
+        uid: field("Uid")?.split_ascii_whitespace().nth(1)?.parse().ok()?,
+        namespace_pids: pids.split_ascii_whitespace().map_while(|pid| pid.parse().ok()).collect(),
+        threads: number("Threads").unwrap_or(1),
+        seccomp: seccomp(number("Seccomp")),
+        rss_bytes: field("VmRSS").and_then(kibibytes),
+        rss_anonymous_bytes: field("RssAnon").and_then(kibibytes),
+        swap_bytes: field("VmSwap").and_then(kibibytes),
+    })
+}
+
+/// Parses the text of `stat`: the name stands in parentheses and may itself contain any of them.
+pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+    let behind = bytes.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(bytes.get(behind + 1..)?).ok()?;
+    // proc(5) counts from 1 and the state is its third field.
+    let field = |number: usize| rest.split_ascii_whitespace().nth(number - 3)?.parse::<u64>().ok();
+    Some(Stat { start_ticks: field(22)?, kernel_thread: field(9)? & PF_KTHREAD != 0 })
+}
+
+fn state(text: &str) -> Option<RunState> {
+    Some(match text.chars().next()? {
+        'Z' | 'X' | 'x' => RunState::Zombie,
+        'T' | 't' => RunState::Stopped,
+        _ => RunState::Alive,
+    })
+}
+
+fn seccomp(mode: Option<u32>) -> SeccompMode {
+    match mode {
+        Some(1) => SeccompMode::Strict,
+        Some(2) => SeccompMode::Filter,
+        _ => SeccompMode::Off,
+    }
+}
+
+fn kibibytes(text: &str) -> Option<u64> {
+    text.split_ascii_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &[u8] = b"Name:\tgunicorn: wor\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t4242\nNgid:\t0\n\
+Pid:\t4242\nPPid:\t17\nTracerPid:\t0\nUid:\t1000\t33\t33\t33\nGid:\t33\t33\t33\t33\nNStgid:\t4242\t7\nNSpid:\t4242\t7\n\
+VmPeak:\t  300 kB\nVmRSS:\t  120 kB\nRssAnon:\t   80 kB\nVmSwap:\t       4 kB\nThreads:\t9\nSeccomp:\t2\n\
+Seccomp_filters:\t1\n";
+
+    #[test]
+    fn every_field_of_status_is_read() {
+        let status = parse_status(STATUS).expect("sample");
+        assert_eq!(status.name, "gunicorn: wor");
+        assert_eq!(status.state, RunState::Alive);
+        assert_eq!((status.tgid, status.parent, status.uid, status.threads), (4242, 17, 33, 9));
+        assert_eq!(status.namespace_pids, [4242, 7]);
+        assert_eq!(status.seccomp, SeccompMode::Filter);
+        assert_eq!(status.rss_bytes, Some(120 * 1024));
+        assert_eq!(status.rss_anonymous_bytes, Some(80 * 1024));
+        assert_eq!(status.swap_bytes, Some(4096));
+    }
+
+    #[test]
+    fn a_zombie_has_no_memory() {
+        let text = b"Name:\tx\nState:\tZ (zombie)\nTgid:\t5\nPid:\t5\nPPid:\t1\nUid:\t0 0 0 0\nThreads:\t1\n";
+        let status = parse_status(text).expect("zombie");
+        assert_eq!((status.state, status.rss_bytes), (RunState::Zombie, None));
+        assert_eq!(status.namespace_pids, [5]);
+    }
+
+    #[test]
+    fn a_status_cut_off_anywhere_is_no_panic() {
+        for end in 0..STATUS.len() {
+            let _ = parse_status(&STATUS[..end]);
+        }
+        assert!(parse_status(b"").is_none());
+    }
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields_of_stat() {
+        let text = b"77 (a) b (c)) S 1 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 9 9\n";
+        assert_eq!(parse_stat(text), Some(Stat { start_ticks: 123_456, kernel_thread: false }));
+        let kernel = b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n";
+        assert_eq!(parse_stat(kernel), Some(Stat { start_ticks: 1, kernel_thread: true }));
+        assert_eq!(parse_stat(b"2 (x) S 0"), None);
+    }
+
+    #[test]
+    fn our_own_status_names_us_and_has_memory() {
+        let status = read(std::process::id()).expect("own status");
+        assert_eq!(status.tgid, std::process::id());
+        assert!(status.rss_bytes.is_some_and(|bytes| bytes > 100 * 1024));
+        assert!(read_stat(std::process::id()).expect("own stat").start_ticks > 0);
+    }
+}
