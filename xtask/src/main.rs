@@ -1,2 +1,113 @@
-//! The one entry point for building, testing and measuring leaktrace.
-fn main() {}
+//! The one entry point for building, testing and measuring leaktrace: `cargo xtask COMMAND`. Everything that a
+//! plain `cargo` command would have to be told (toolchain, flags, packages, privileges) is decided in here.
+
+mod archive;
+mod bench;
+mod build;
+mod command;
+mod demo;
+mod environment;
+mod guest;
+mod headers;
+mod initramfs;
+mod kernel;
+mod link;
+mod linker;
+mod lint;
+mod matrix;
+mod package;
+mod program;
+mod setup;
+mod soak;
+mod statistics;
+mod test;
+mod toolchain;
+mod tracer;
+mod workload;
+mod workspace;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and measures leaktrace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what a task needs; says what and why, and may be repeated.
+    Setup {
+        /// The task that is prepared.
+        #[arg(long = "for", value_enum, default_value = "build")]
+        purpose: setup::Purpose,
+    },
+    /// Build the leaktrace binary, eBPF object included.
+    Build {
+        /// Optimised, as it is shipped.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Formatting, clippy, the eBPF crate, and links in the documentation.
+    Lint,
+    /// Run the whole suite, the tests that need root and a real kernel included.
+    Test {
+        /// Only what needs neither root nor BPF.
+        #[arg(long)]
+        quick: bool,
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// Trace a leaking program and show the report and the flamegraph.
+    Demo,
+    /// Measure what tracing costs, beside bcc's memleak.
+    Bench {
+        /// Interleaved rounds; medians are taken over them.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Leave out the part with up to ten million live blocks.
+        #[arg(long)]
+        skip_live_blocks: bool,
+    },
+    /// Trace for a long time and check that leaktrace itself does not grow.
+    Soak {
+        /// How long, for example 30m or 8h.
+        #[arg(long, default_value = "30m", value_parser = soak::duration)]
+        duration: Duration,
+    },
+    /// Boot old kernels in qemu and run the exactness tests there.
+    Matrix {
+        /// Only this kernel series.
+        #[arg(long, value_enum)]
+        kernel: Option<kernel::Series>,
+        /// Only boot and print the kernel's release: proves the box, not leaktrace.
+        #[arg(long)]
+        smoke: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    environment::forget_cargo_run();
+    let result = match Arguments::parse().task {
+        Task::Setup { purpose } => setup::run(purpose),
+        Task::Build { release } => build::run(release),
+        Task::Lint => lint::run(),
+        Task::Test { quick, filter } => test::run(quick, filter.as_deref()),
+        Task::Demo => demo::run(),
+        Task::Bench { rounds, skip_live_blocks } => bench::run(rounds, skip_live_blocks),
+        Task::Soak { duration } => soak::run(duration),
+        Task::Matrix { kernel, smoke } => matrix::run(kernel, smoke),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The program under measurement (`xtask/bench/workload.c`) and the lines that are exchanged with it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, program, workspace};
+
+/// A running workload.
+pub struct Workload {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+/// One window of allocating and freeing.
+pub struct Pairs {
+    /// How many in all threads.
+    pub count: u64,
+    /// What one costs the thread that makes it.
+    pub nanoseconds: f64,
+}
+
+impl Workload {
+    /// Compiles and starts it.
+    pub fn start() -> Result<Self> {
+        let output = workspace::cache("bench")?;
+        let source = workspace::root().join("xtask/bench/workload.c");
+        let built = program::compile(&source, &output)?;
+        Self::spawn(built.first().context("the workload was not built")?)
+    }
+
+    fn spawn(file: &Path) -> Result<Self> {
+        let mut command = Command::new(file);
+        let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = started.with_context(|| format!("cannot start {}", file.display()))?;
+        let orders = child.stdin.take().context("no stdin")?;
+        let answers = BufReader::new(child.stdout.take().context("no stdout")?);
+        Ok(Self { child, orders, answers })
+    }
+
+    /// Its process ID.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Allocates and frees in a loop.
+    pub fn pairs(&mut self, threads: usize, size: usize, window: Duration) -> Result<Pairs> {
+        let answer = self.ask(&format!("pairs {threads} {size} {}", window.as_millis()))?;
+        let mut words = answer.strip_prefix("pairs ").unwrap_or_default().split(' ');
+        let count = words.next().and_then(|word| word.parse().ok());
+        let nanoseconds = words.next().and_then(|word| word.parse().ok());
+        match (count, nanoseconds) {
+            (Some(count), Some(nanoseconds)) => Ok(Pairs { count, nanoseconds }),
+            _ => bail!("the workload answered {answer:?}"),
+        }
+    }
+
+    /// Makes it own so many live blocks.
+    pub fn live(&mut self, blocks: u64, size: usize) -> Result<()> {
+        let answer = self.ask(&format!("live {blocks} {size}"))?;
+        if answer != format!("live {blocks}") {
+            bail!("the workload answered {answer:?}");
+        }
+        Ok(())
+    }
+
+    /// Starts the thread that reads the clock.
+    pub fn clock_start(&mut self) -> Result<()> {
+        self.ask("clock start").map(drop)
+    }
+
+    /// Ends that thread and returns the longest gap between two of its readings.
+    pub fn clock_stop(&mut self) -> Result<Duration> {
+        let answer = self.ask("clock stop")?;
+        let nanoseconds = answer.strip_prefix("clock ").and_then(|word| word.parse().ok());
+        Ok(Duration::from_nanos(nanoseconds.with_context(|| format!("the workload answered {answer:?}"))?))
+    }
+
+    fn ask(&mut self, order: &str) -> Result<String> {
+        writeln!(self.orders, "{order}").with_context(|| format!("the workload is gone before `{order}`"))?;
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).context("cannot read the workload's answer")?;
+        if answer.is_empty() {
+            bail!("the workload died at `{order}`");
+        }
+        Ok(answer.trim_end().to_owned())
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        command::stop(&mut self.child);
+    }
+}
