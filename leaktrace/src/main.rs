@@ -1,2 +1,7 @@
 //! The `leaktrace` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    leaktrace::cli::run()
+}

@@ -1,0 +1,186 @@
+//! The command line as typed. Nothing here decides anything.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Finds memory leaks in running processes, from outside, while they run.
+#[derive(Debug, Parser)]
+#[command(name = "leaktrace", version, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Trace now, in the foreground: report what survives, and where it was allocated.
+    Trace(Box<TraceArguments>),
+    /// Say what works on this host, what does not and why; with a target: every probe and its cost.
+    Doctor(DoctorArguments),
+}
+
+/// What to trace: exactly one kind.
+#[derive(Args, Clone, Debug, Default)]
+pub struct TargetArguments {
+    /// Process to trace, as the host sees it; repeatable, or a comma list.
+    #[arg(short, long, value_name = "PID", value_delimiter = ',')]
+    pub pid: Vec<String>,
+    /// Every process of a container, new ones included.
+    #[arg(long, value_name = "ID|NAME")]
+    pub container: Option<String>,
+    /// Every process of that PID namespace and below.
+    #[arg(long, value_name = "PID|PATH")]
+    pub pid_namespace: Option<String>,
+    /// Every process of a cgroup subtree.
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+    /// The whole host.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `leaktrace trace`.
+#[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "one per flag, as typed")]
+pub struct TraceArguments {
+    /// What to trace.
+    #[command(flatten)]
+    pub target: TargetArguments,
+    /// Start this command and trace it.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+    /// Report interval.
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub interval: String,
+    /// Stop after that long (default: on Ctrl-C, or when the target is gone).
+    #[arg(long, value_name = "TIME")]
+    pub duration: Option<String>,
+    /// What counts as survivor (default: one interval).
+    #[arg(long, value_name = "TIME")]
+    pub min_age: Option<String>,
+    /// How many sites the text report shows.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+    /// Order of sites.
+    #[arg(long, value_enum, default_value_t = Sort::Bytes)]
+    pub sort: Sort,
+    /// What the text report puts together.
+    #[arg(long, value_enum, default_value_t = Group::Stack)]
+    pub group_by: Group,
+    /// What goes to stdout every interval; json: one object a line.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// How processes are put together in a report.
+    #[arg(long, value_enum, default_value_t = Merge::Process)]
+    pub merge: Merge,
+    /// exact: every call. light: large blocks and pool refills only.
+    #[arg(long, value_enum, default_value_t = Detail::Exact)]
+    pub detail: Detail,
+    /// Cap of the live map, in blocks; some 105 bytes of kernel memory each.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub max_live_blocks: u32,
+    /// Cap of the site table, in distinct stacks per process; some 590 bytes of kernel memory each.
+    #[arg(long, value_name = "N", default_value_t = 32_768)]
+    pub max_sites: u32,
+    /// Never write to a target, whatever that costs in coverage.
+    #[arg(long)]
+    pub no_target_writes: bool,
+    /// No process outside the scope may pay anything.
+    #[arg(long)]
+    pub strict_scope: bool,
+    /// Plumbing frames, counters, kernel-side log.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Written at the end, and on SIGUSR1; the format follows the name: .folded .svg .pb.gz (pprof) .json .txt
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Vec<PathBuf>,
+    /// Trace children of the target too (default).
+    #[arg(long, overrides_with = "no_follow_forks")]
+    pub follow_forks: bool,
+    /// Leave children of the target alone.
+    #[arg(long, overrides_with = "follow_forks")]
+    pub no_follow_forks: bool,
+    /// Switch a rule of the kernel side off, to prove that its test notices.
+    #[arg(long, value_name = "RULE", hide = true)]
+    pub switch_off: Vec<String>,
+    /// Use this kind of kernel link instead of the best that the kernel has.
+    #[arg(long, value_enum, hide = true)]
+    pub link_mode: Option<Link>,
+}
+
+/// `leaktrace doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorArguments {
+    /// What would be traced.
+    #[command(flatten)]
+    pub target: TargetArguments,
+    /// Count calls in short windows and predict the slowdown.
+    #[arg(long)]
+    pub measure: bool,
+    /// More detail.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// `--sort`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// Survivors' bytes.
+    Bytes,
+    /// Survivors' blocks.
+    Count,
+    /// Growth of survivors.
+    Growth,
+}
+
+/// `--group-by`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Group {
+    /// Whole stacks.
+    Stack,
+    /// Functions.
+    Function,
+    /// Source lines.
+    Line,
+}
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `--merge`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Merge {
+    /// Each process by itself.
+    Process,
+    /// Each container by itself.
+    Container,
+    /// Everything together.
+    All,
+}
+
+/// `--detail`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Detail {
+    /// Every call.
+    Exact,
+    /// Large blocks and pool refills.
+    Light,
+}
+
+/// `--link-mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Link {
+    /// Multi links.
+    Multi,
+    /// Perf links.
+    Perf,
+}
