@@ -1,3 +1,8 @@
 //! ELF objects: symbols, build ID, sections. Files come from the target and are not trusted.
 
 pub mod address;
+pub mod dynamic;
+pub mod elf;
+pub mod note;
+pub mod source;
+pub mod symbols;
