@@ -61,6 +61,8 @@ pub struct Allocators {
     pub extra: Vec<ExtraAllocator>,
     /// The function that the dynamic linker calls around every change of its list. `None` in a static executable.
     pub linker: Option<ResolvedHook>,
+    /// Where the dynamic linker keeps its `struct r_debug`; `None` in a static executable.
+    pub debug: Option<AbsoluteAddress>,
     /// The list is complete: the linker was not changing it. `None` where there is no list.
     pub consistent: Option<bool>,
     /// What could not be found out, one sentence each.
@@ -114,6 +116,7 @@ impl Allocators {
         let loaded = Loaded::find(view)?;
         let mut found = Self { notes: loaded.notes, objects: loaded.objects, ..Self::default() };
         found.resolve();
+        found.debug = loaded.link_map.as_ref().map(|list| list.debug);
         found.consistent = loaded.link_map.as_ref().map(|list| list.consistent);
         if found.linker.is_none() {
             found.linker = loaded.link_map.and_then(|list| found.linker_by_address(view, &list));

@@ -39,6 +39,8 @@ pub struct Entry {
 /// The list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkMap {
+    /// Where the linker keeps its `struct r_debug`.
+    pub debug: AbsoluteAddress,
     /// The linker is not in the middle of a change.
     pub consistent: bool,
     /// The function that the linker calls around every change.
@@ -78,7 +80,7 @@ pub fn read(view: &dyn View, debug: AbsoluteAddress) -> Result<LinkMap, LinkMapE
     let consistent = word(view, field(r_debug::STATE)?)? & 0xffff_ffff == 0;
     match first {
         0 => Err(LinkMapError::NotYet),
-        _ => Ok(LinkMap { consistent, breakpoint, entries: walk(view, AbsoluteAddress(first))? }),
+        _ => Ok(LinkMap { debug: head, consistent, breakpoint, entries: walk(view, AbsoluteAddress(first))? }),
     }
 }
 

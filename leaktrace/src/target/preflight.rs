@@ -3,7 +3,7 @@
 use crate::{
     cli::Failure,
     process::{
-        capability::{Capability, CapabilitySet},
+        capability::{self, Capability, CapabilitySet},
         host::{self, KernelRelease, Lockdown},
         limit::OpenFiles,
         namespace,
@@ -16,9 +16,8 @@ const FLOOR: (u32, u32) = (6, 1);
 const WANTED_FILES: u64 = 65_536;
 /// Fewer than this and attaching one process may fail half-way.
 const LEAST_FILES: u64 = 256;
-/// A kernel that did not restrict what a capability set may hold.
-const NEEDED: &[Capability] =
-    &[Capability::SYS_ADMIN, Capability::BPF, Capability::PERFMON, Capability::SYS_PTRACE, Capability::DAC_READ_SEARCH];
+/// Load and attach programs; place probes in other processes and read user memory; read what `/proc` says of them.
+const NEEDED: &[Capability] = &[capability::BPF, capability::PERFMON, capability::SYS_PTRACE];
 
 /// Checks everything.
 ///
@@ -56,7 +55,11 @@ fn kernel() -> Option<String> {
 
 fn capabilities() -> Option<String> {
     let own = CapabilitySet::effective(std::process::id()).ok()?;
-    let missing = own.missing(NEEDED);
+    let mut missing = own.missing(NEEDED);
+    if own.has(capability::SYS_ADMIN) {
+        // Includes these two, as it did before they existed.
+        missing.retain(|capability| *capability == capability::SYS_PTRACE);
+    }
     if missing.is_empty() {
         return None;
     }
