@@ -85,7 +85,8 @@ impl Kernel {
         let leave = self.attach_program("calibration_return", path, std::process::id(), &[&point])?;
         let with_both = time(stub.function);
         drop((entry, leave));
-        let per_call = |duration: Duration| duration.saturating_sub(bare).as_secs_f64() * 1e9 / f64::from(CALLS);
+        let per_call =
+            |duration: Duration| duration.saturating_sub(bare).as_secs_f64() * 1e9 / f64::from(CALLS);
         Ok(Measurement { entry_ns: per_call(with_entry), with_return_ns: per_call(with_both) })
     }
 }
@@ -109,9 +110,16 @@ fn own_point(stub: &Stub) -> Result<AttachPoint, KernelError> {
     let maps = fs::read_to_string("/proc/self/maps")
         .map_err(|source| KernelError::Io { what: "reading our own mappings".into(), source })?;
     let offset = maps.lines().find_map(|line| file_offset(line, address)).ok_or_else(|| {
-        KernelError::Unsupported("leaktrace's own code is not mapped from a file, so nothing can be measured".into())
+        KernelError::Unsupported(
+            "leaktrace's own code is not mapped from a file, so nothing can be measured".into(),
+        )
     })?;
-    Ok(AttachPoint { path: "/proc/self/exe".into(), offset, cookie: HookCookie::default(), needs_return: false })
+    Ok(AttachPoint {
+        path: "/proc/self/exe".into(),
+        offset,
+        cookie: HookCookie::default(),
+        needs_return: false,
+    })
 }
 
 /// The file offset of `address`, if this line of `/proc/PID/maps` holds it.

@@ -4,6 +4,7 @@
 //!
 //! Nothing here fails: what cannot be named is a frame that says where it lies, and the reason is counted.
 
+mod bounds;
 mod debug_file;
 mod lookup;
 mod name;

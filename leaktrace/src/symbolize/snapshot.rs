@@ -17,8 +17,10 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use flate2::read::ZlibDecoder;
+use memmap2::Mmap;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
+use super::bounds;
 use super::outline::{Outline, OutlineError, Section, read_at};
 
 /// Most bytes of headers and symbol tables. The largest browsers and databases stay below it.
@@ -97,16 +99,17 @@ impl Snapshot {
         let has_debug_information = wanted && writer.copy_debug_information();
         writer.hide_sections(has_debug_information)?;
         let copy = writer.copy;
-        check_names(&copy)?;
+        let copied = checked_outline(&copy)?;
         // Nobody else holds this file; the seals make sure that it stays harmless if somebody does.
         fcntl_add_seals(&copy, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)
             .map_err(io::Error::from)?;
+        let has_debug_information = has_debug_information && is_parsable(&copy, &copied)?;
         Ok(Self { file: copy, has_debug_information, debug_left_out: wanted && !has_debug_information })
     }
 
     /// Where this process can open the copy, for as long as it lives.
     pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        path_of(&self.file)
     }
 }
 
@@ -229,14 +232,29 @@ impl Writer<'_> {
 }
 
 /// The file may have been rewritten while it was copied: the copy must show nothing but what was chosen.
-fn check_names(copy: &File) -> Result<(), SnapshotError> {
+fn checked_outline(copy: &File) -> Result<Outline, SnapshotError> {
     let chosen = |name: &str| SYMBOL_SECTIONS.contains(&name) || DEBUG_SECTIONS.contains(&name);
     let outline = Outline::read(copy)?;
     // A hostile name table may give a name to cleared headers, too; without contents that leads nowhere.
     if outline.sections.iter().all(|section| section.length == 0 || chosen(&section.name)) {
-        return Ok(());
+        return Ok(outline);
     }
     Err(OutlineError::NotElf.into())
+}
+
+/// Whether the DWARF in a sealed copy is fit to be parsed.
+fn is_parsable(copy: &File, outline: &Outline) -> io::Result<bool> {
+    // SAFETY: the copy is sealed against writing and shrinking, so what is mapped neither changes nor goes away.
+    let map = unsafe { Mmap::map(&File::open(path_of(copy))?)? };
+    let contents = |section: &Section| {
+        let (start, length) = (usize::try_from(section.offset).ok()?, usize::try_from(section.length).ok()?);
+        map.get(start..start.checked_add(length)?)
+    };
+    Ok(bounds::is_parsable(|name| outline.section(name).and_then(contents).unwrap_or_default()))
+}
+
+fn path_of(copy: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", copy.as_raw_fd()))
 }
 
 fn indices(sections: &[Section], wanted: impl Fn(&Section) -> bool) -> Vec<usize> {

@@ -25,16 +25,6 @@ __attribute__((noinline)) int outer(int x) {
     middle(); /* line 10 */
     return x + 1;
 }
-__attribute__((noinline, noreturn)) void end(void) { report(); report(); for (;;) pause(); }
-__attribute__((noinline)) void end_from(void) {
-    printf("%p\n", (void *)malloc); fflush(stdout);
-    end();
-}
-__attribute__((noinline)) void last(void) {
-    printf("%p\n", __builtin_extract_return_addr(&&behind)); fflush(stdout);
-    end();
-behind:;
-}
 int main(int argc, char **argv) {
     int r = outer(argc);
     printf("%p\n", (void *)&outer);
@@ -136,6 +126,9 @@ fn every_kind_of_executable_gives_inlined_calls_and_lines() {
     ];
     for options in kinds {
         let program = compile(options);
+        let outline = Outline::read(&File::open(&program.path).expect("open")).expect("ELF");
+        let compressed = outline.sections.iter().any(|section| section.compressed);
+        assert_eq!(compressed, options.contains(&"-gz=zlib"));
         let running = program.start();
         let mut store = FrameStore::default();
         let id = running.intern(&mut store);
@@ -368,6 +361,62 @@ fn hostile_objects_cost_their_own_names_and_nothing_else() {
         let id = intern_paper(&mut store, &path, 0x1150 + step as u64);
         assert!(!store.resolve(id).is_empty());
     }
+}
+
+/// DWARF of one function that contains an inlined call, that contains an inlined call, two hundred thousand times.
+const ABYSS: &str = r#"
+.section .debug_line,"",@progbits
+.Lline:
+.text
+.globl _start
+_start:
+.file 1 "abyss.c"
+.loc 1 1
+nop
+nop
+.loc 1 2
+nop
+.Lend:
+.section .debug_abbrev,"",@progbits
+.byte 1,0x11,1, 0x11,1, 0x12,7, 0x10,0x17, 0,0
+.byte 2,0x2e,1, 3,8, 0x11,1, 0x12,7, 0,0
+.byte 3,0x1d,1, 0x11,1, 0x12,7, 0,0
+.byte 0
+.section .debug_info,"",@progbits
+.long .Linfo_end - .Linfo
+.Linfo:
+.short 4
+.long .debug_abbrev
+.byte 8
+.byte 1
+.quad _start
+.quad .Lend - _start
+.long .Lline
+.byte 2
+.asciz "abyss"
+.quad _start
+.quad .Lend - _start
+.rept 200000
+.byte 3
+.quad _start
+.quad .Lend - _start
+.endr
+.fill 200002,1,0
+.Linfo_end:
+"#;
+
+#[test]
+fn debug_information_of_endless_depth_does_not_overflow_our_stack() {
+    let directory = tempfile::tempdir().expect("directory");
+    fs::write(directory.path().join("abyss.s"), ABYSS).expect("source");
+    run_tool("gcc", &["-nostdlib", "-static", "-o", "abyss", "abyss.s"], directory.path());
+    let path = directory.path().join("abyss");
+    let outline = Outline::read(&File::open(&path).expect("open")).expect("ELF");
+    let text = outline.sections.iter().find(|section| section.name == ".text").expect(".text").offset;
+    let mut store = FrameStore::default();
+    let id = intern_paper(&mut store, &path, text + 1);
+    assert_eq!(names(&store.resolve(id)), ["_start"], "the symbol table still names it");
+    assert_eq!(store.statistics().debug_left_out, 1);
 }
 
 #[test]
