@@ -43,7 +43,8 @@ fn build() -> Result<(), String> {
         ));
     }
     let object = target.join("bpfel-unknown-none/release/leaktrace");
-    fs::copy(&object, out.join("leaktrace.bpf.o")).map_err(|error| format!("copying {}: {error}", object.display()))?;
+    fs::copy(&object, out.join("leaktrace.bpf.o"))
+        .map_err(|error| format!("copying {}: {error}", object.display()))?;
     Ok(())
 }
 
@@ -64,7 +65,15 @@ fn command(source: &Path, target: &Path, toolchain: &str, arch: &str) -> Command
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env("RUSTC_BOOTSTRAP", "1");
     // What cargo tells a build script must not leak into the inner build.
-    for name in ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "RUSTUP_TOOLCHAIN", "CARGO", "RUSTDOC"] {
+    for name in [
+        "RUSTC",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTFLAGS",
+        "RUSTUP_TOOLCHAIN",
+        "CARGO",
+        "RUSTDOC",
+    ] {
         command.env_remove(name);
     }
     command

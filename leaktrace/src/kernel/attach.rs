@@ -93,7 +93,8 @@ impl Kernel {
             LinkMode::Multi => format!("{program}_multi"),
             LinkMode::Perf => program.to_owned(),
         };
-        let failed = |reason: String| KernelError::Attach { count: points.len(), path: path.to_owned(), pid, reason };
+        let failed =
+            |reason: String| KernelError::Attach { count: points.len(), path: path.to_owned(), pid, reason };
         let scope = NonZeroU32::new(pid).ok_or_else(|| failed("0 is no process".into()))?;
         let locations = points.iter().map(|point| UProbeAttachPoint {
             location: UProbeAttachLocation::AbsoluteOffset(point.offset.0),
@@ -102,7 +103,10 @@ impl Kernel {
         let uprobe = self.uprobe(&name)?;
         let id = uprobe.attach(locations, path, UProbeScope::OneProcess(scope)).map_err(|error| {
             if is_permission(&error) {
-                KernelError::NotPermitted { what: format!("placing probes in process {pid}"), reason: chain(&error) }
+                KernelError::NotPermitted {
+                    what: format!("placing probes in process {pid}"),
+                    reason: chain(&error),
+                }
             } else {
                 failed(chain(&error))
             }

@@ -28,10 +28,13 @@ impl KernelTypes {
     /// If the kernel was built without BTF, or it cannot be read.
     pub fn of_running_kernel() -> Result<Self, KernelError> {
         let bytes = fs::read(BTF_PATH).map_err(|error| {
-            KernelError::Unsupported(format!("{BTF_PATH} cannot be read ({error}); a kernel with CONFIG_DEBUG_INFO_BTF is needed"))
+            KernelError::Unsupported(format!(
+                "{BTF_PATH} cannot be read ({error}); a kernel with CONFIG_DEBUG_INFO_BTF is needed"
+            ))
         })?;
-        Self::parse(bytes)
-            .ok_or_else(|| KernelError::Unsupported(format!("{BTF_PATH} does not hold type information as documented")))
+        Self::parse(bytes).ok_or_else(|| {
+            KernelError::Unsupported(format!("{BTF_PATH} does not hold type information as documented"))
+        })
     }
 
     fn parse(bytes: Vec<u8>) -> Option<Self> {
@@ -60,9 +63,15 @@ impl KernelTypes {
         self.types
             .iter()
             .skip(1)
-            .filter(|at| self.kind(**at) == Some(KIND_STRUCT) && self.name(**at) == Some(structure.as_bytes()))
+            .filter(|at| {
+                self.kind(**at) == Some(KIND_STRUCT) && self.name(**at) == Some(structure.as_bytes())
+            })
             .find_map(|at| self.member_offset(*at, member.as_bytes(), 0))
-            .ok_or_else(|| KernelError::Unsupported(format!("its type information has no member {member} in struct {structure}")))
+            .ok_or_else(|| {
+                KernelError::Unsupported(format!(
+                    "its type information has no member {member} in struct {structure}"
+                ))
+            })
     }
 
     fn member_offset(&self, at: usize, member: &[u8], nesting: u32) -> Option<u32> {

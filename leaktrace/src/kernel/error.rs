@@ -16,7 +16,9 @@ pub enum KernelError {
         reason: String,
     },
     /// Not permitted.
-    #[error("the kernel does not permit {what}: {reason}; run leaktrace as root or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_RESOURCE")]
+    #[error(
+        "the kernel does not permit {what}: {reason}; run leaktrace as root or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_RESOURCE"
+    )]
     NotPermitted {
         /// What was tried.
         what: String,

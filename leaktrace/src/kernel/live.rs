@@ -39,7 +39,13 @@ pub struct Sweeper {
 
 impl Sweeper {
     pub(super) fn new(live: HashMap<MapData, LiveKey, LiveBlock>, fd: OwnedFd) -> Self {
-        Self { live, fd, keys: vec![LiveKey::default(); BATCH], values: vec![LiveBlock::default(); BATCH], cursor: None }
+        Self {
+            live,
+            fd,
+            keys: vec![LiveKey::default(); BATCH],
+            values: vec![LiveBlock::default(); BATCH],
+            cursor: None,
+        }
     }
 
     /// Looks at up to [`BATCH`] entries and removes those whose serial `is_retired`. Returns what it removed and

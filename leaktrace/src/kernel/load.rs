@@ -127,7 +127,9 @@ impl Kernel {
     /// # Errors
     /// If the map refuses (it holds 16,384 processes).
     pub fn set_target(&mut self, tgid: u32, target: &Target) -> Result<(), KernelError> {
-        self.targets.insert(&tgid, target, 0).map_err(|error| KernelError::map("write", "TARGETS", chain(&error)))
+        self.targets
+            .insert(&tgid, target, 0)
+            .map_err(|error| KernelError::map("write", "TARGETS", chain(&error)))
     }
 
     /// What the kernel side holds of a process.
@@ -191,17 +193,18 @@ impl Kernel {
 
     /// Names and sizes of the maps, bytes.
     pub fn map_sizes(&self) -> BTreeMap<String, u64> {
-        self.map_fds
-            .iter()
-            .filter_map(|fd| Some((map_type(fd.as_raw_fd())?, memlock(fd.as_raw_fd())?)))
-            .fold(BTreeMap::new(), |mut sizes, (name, bytes)| {
+        self.map_fds.iter().filter_map(|fd| Some((map_type(fd.as_raw_fd())?, memlock(fd.as_raw_fd())?))).fold(
+            BTreeMap::new(),
+            |mut sizes, (name, bytes)| {
                 *sizes.entry(name).or_insert(0) += bytes;
                 sizes
-            })
+            },
+        )
     }
 
     pub(super) fn uprobe(&mut self, name: &str) -> Result<&mut UProbe, KernelError> {
-        let missing = || KernelError::Load { what: format!("program {name}"), reason: "not in the object".into() };
+        let missing =
+            || KernelError::Load { what: format!("program {name}"), reason: "not in the object".into() };
         self.ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(|_| missing())
     }
 }
@@ -265,8 +268,11 @@ fn load_programs(ebpf: &mut Ebpf, mode: LinkMode) -> Result<(), KernelError> {
 }
 
 fn attach_lifecycle(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    for (program, tracepoint) in [("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")] {
-        let missing = || KernelError::Load { what: format!("program {program}"), reason: "not in the object".into() };
+    for (program, tracepoint) in
+        [("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")]
+    {
+        let missing =
+            || KernelError::Load { what: format!("program {program}"), reason: "not in the object".into() };
         let raw: &mut RawTracePoint =
             ebpf.program_mut(program).ok_or_else(missing)?.try_into().map_err(|_| missing())?;
         raw.attach(tracepoint).map_err(|error| load_error(&format!("tracepoint {tracepoint}"), &error))?;
@@ -278,7 +284,10 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
     ebpf.take_map(name).ok_or_else(|| KernelError::map("find", name, "not in the object"))
 }
 
-fn convert<T: TryFrom<Map, Error = aya::maps::MapError>>(map: Map, name: &'static str) -> Result<T, KernelError> {
+fn convert<T: TryFrom<Map, Error = aya::maps::MapError>>(
+    map: Map,
+    name: &'static str,
+) -> Result<T, KernelError> {
     T::try_from(map).map_err(|error| KernelError::map("use", name, chain(&error)))
 }
 
@@ -288,9 +297,11 @@ fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, KernelE
 
 fn data(map: &Map) -> Option<&MapData> {
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::Queue(data) | Map::RingBuf(data) => {
-            Some(data)
-        }
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::Queue(data)
+        | Map::RingBuf(data) => Some(data),
         _ => None,
     }
 }
@@ -308,7 +319,11 @@ fn clone_map_fds(ebpf: &Ebpf) -> Result<Vec<OwnedFd>, KernelError> {
     ebpf.maps().filter(|(_, map)| data(map).is_some()).map(|(_, map)| clone_fd(map, "fd")).collect()
 }
 
-fn per_cpu_sum(map: &PerCpuArray<MapData, u64>, index: usize, name: &'static str) -> Result<u64, KernelError> {
+fn per_cpu_sum(
+    map: &PerCpuArray<MapData, u64>,
+    index: usize,
+    name: &'static str,
+) -> Result<u64, KernelError> {
     let index = u32::try_from(index).map_err(|error| KernelError::map("read", name, error))?;
     let values = map.get(&index, 0).map_err(|error| KernelError::map("read", name, chain(&error)))?;
     Ok(values.iter().fold(0u64, |sum, value| sum.wrapping_add(*value)))

@@ -91,7 +91,9 @@ impl Epochs {
             .iter()
             .enumerate()
             .rev()
-            .map(|(index, range)| (range.cell, now.saturating_sub(ended(index)), now.saturating_sub(range.began)))
+            .map(|(index, range)| {
+                (range.cell, now.saturating_sub(ended(index)), now.saturating_sub(range.began))
+            })
             .collect();
         // Amounts on the way from one cell to another are as old as where they go.
         if let Some(fold) = self.pending {
@@ -123,7 +125,9 @@ impl Epochs {
 
     /// Whether ranges `index` and `index + 1` may become one: at most half as wide as its youngest epoch is old.
     fn may_merge(&self, index: usize) -> bool {
-        let (Some(older), Some(after)) = (self.ranges.get(index), self.ranges.get(index + 2)) else { return false };
+        let (Some(older), Some(after)) = (self.ranges.get(index), self.ranges.get(index + 2)) else {
+            return false;
+        };
         let width = after.first_epoch - older.first_epoch;
         let age = self.current - after.first_epoch + 1;
         let sharp = age >= self.min_age_epochs || width <= (self.min_age_epochs / MIN_AGE_FRACTION).max(1);
@@ -218,7 +222,8 @@ mod tests {
     fn the_boundary_of_survivors_stays_sharp() {
         let (state, _) = run(2_000, 80);
         let now = SECOND * 2_000;
-        let straddling = state.ages(now).into_iter().find(|(_, least, most)| *least < SECOND * 80 && *most > SECOND * 80);
+        let straddling =
+            state.ages(now).into_iter().find(|(_, least, most)| *least < SECOND * 80 && *most > SECOND * 80);
         let (_, least, most) = straddling.expect("a range straddles the minimum age");
         assert!(most - least <= SECOND * 12, "{least:?}..{most:?}");
     }

@@ -160,7 +160,8 @@ impl IntervalMap {
     fn take(&mut self, start: u64, end: u64) -> Vec<(u64, Piece)> {
         let before = self.pieces.range(..start).next_back().filter(|(_, piece)| piece.end > start);
         let first = before.map_or(start, |(address, _)| *address);
-        let touched: Vec<(u64, Piece)> = self.pieces.range(first..end).map(|(at, piece)| (*at, *piece)).collect();
+        let touched: Vec<(u64, Piece)> =
+            self.pieces.range(first..end).map(|(at, piece)| (*at, *piece)).collect();
         let mut taken = Vec::with_capacity(touched.len());
         for (at, piece) in touched {
             self.pieces.remove(&at);

@@ -186,7 +186,8 @@ fn key_of(row: &Row) -> SiteKey {
 
 /// `after - before`, for amounts that fit in an i64.
 pub(crate) fn change(before: Amount, after: Amount) -> Change {
-    let difference = |before: u64, after: u64| i64::try_from(i128::from(after) - i128::from(before)).unwrap_or(i64::MAX);
+    let difference =
+        |before: u64, after: u64| i64::try_from(i128::from(after) - i128::from(before)).unwrap_or(i64::MAX);
     Change { bytes: difference(before.bytes, after.bytes), blocks: difference(before.blocks, after.blocks) }
 }
 
@@ -221,7 +222,8 @@ mod tests {
         ledger.read_row(&row(7, young, 100));
         ledger.read_row(&row(8, 0, 50));
         ledger.finish(&ages, second * 2);
-        let survivors = |id| ledger.of_process(1).find(|(key, _)| key.stack_id == id).unwrap().1.survivors.bytes;
+        let survivors =
+            |id| ledger.of_process(1).find(|(key, _)| key.stack_id == id).unwrap().1.survivors.bytes;
         assert_eq!(survivors(7), 0);
         assert_eq!(survivors(8), 50);
     }

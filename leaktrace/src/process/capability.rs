@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn the_table_agrees_with_the_numbers() {
-        let named = [(DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"), (KILL, "CAP_KILL"), (SYS_PTRACE, "CAP_SYS_PTRACE")];
+        let named =
+            [(DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"), (KILL, "CAP_KILL"), (SYS_PTRACE, "CAP_SYS_PTRACE")];
         let more = [(SYS_RESOURCE, "CAP_SYS_RESOURCE"), (SYSLOG, "CAP_SYSLOG"), (BPF, "CAP_BPF")];
         for (capability, name) in named.into_iter().chain(more) {
             assert_eq!(capability.to_string(), name);

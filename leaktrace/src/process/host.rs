@@ -147,7 +147,10 @@ pub fn proc_mount() -> Option<ProcMount> {
 /// Where tracefs is mounted, or `None` if it is not.
 pub fn tracefs() -> Option<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    text.lines().filter_map(parse_mount).find(|mount| mount.kind == "tracefs").map(|mount| mount.point.to_owned())
+    text.lines()
+        .filter_map(parse_mount)
+        .find(|mount| mount.kind == "tracefs")
+        .map(|mount| mount.point.to_owned())
 }
 
 fn parse_proc_mount(text: &str) -> Option<ProcMount> {

@@ -26,7 +26,8 @@ impl OpenFiles {
             let set = |soft: u64, hard: u64| {
                 setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: Some(hard) }).is_ok()
             };
-            let _ = (wanted > before.hard && set(wanted, wanted)) || set(wanted.min(before.hard), before.hard);
+            let _ =
+                (wanted > before.hard && set(wanted, wanted)) || set(wanted.min(before.hard), before.hard);
         }
         Self::current()
     }

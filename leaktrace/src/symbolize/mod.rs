@@ -1,1 +1,506 @@
-//! (being written)
+//! From addresses to names. A frame is *normalised* when it is first seen, while its process is alive: the address
+//! becomes an object and a position in its file. It is *symbolized* only when it is shown, once per run, all frames of
+//! one object together. Between the two the process may die and its files may be deleted or replaced.
+//!
+//! Nothing here fails: what cannot be named is a frame that says where it lies, and the reason is counted.
+
+mod bounds;
+mod debug_file;
+mod lookup;
+mod name;
+mod objects;
+mod open;
+mod outline;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write;
+use std::fs::File;
+use std::path::PathBuf;
+
+pub use objects::{ObjectId, Unreadable};
+
+use crate::object::address::{AbsoluteAddress, FileOffset, VirtualOffset};
+use crate::process::maps::{self, Mapping};
+use crate::report::model::Frame;
+use lookup::{Call, Nameless};
+use objects::Objects;
+use outline::Outline;
+use snapshot::Snapshot;
+
+/// Caps and places.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Most distinct frames; about 48 bytes each, and their names.
+    pub max_frames: usize,
+    /// Most objects.
+    pub max_objects: usize,
+    /// Most object files held open.
+    pub max_open: usize,
+    /// Most bytes of names and paths kept.
+    pub max_text: usize,
+    /// Where separate debug files lie.
+    pub debug_directories: Vec<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_frames: 1 << 20,
+            max_objects: 16 << 10,
+            max_open: 512,
+            max_text: 256 << 20,
+            debug_directories: vec![PathBuf::from("/usr/lib/debug")],
+        }
+    }
+}
+
+/// Number of a frame within one [`FrameStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameId(u32);
+
+impl FrameId {
+    /// Stands for every frame that came after the table was full.
+    pub const OVERFLOW: Self = Self(0);
+}
+
+/// Why frames have no name, for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unresolved {
+    /// The address was in no mapping when the frame was seen.
+    Unmapped,
+    /// It lies in memory without a file: generated code, or no code at all.
+    Anonymous,
+    /// It lies in a mapping that the kernel provides, such as `[vdso]`.
+    KernelProvided,
+    /// The object's file cannot be read.
+    Object(Unreadable),
+    /// The object has no symbol for it (stripped, and no debug file found).
+    NoSymbol,
+    /// The object's symbols are damaged.
+    Damaged,
+    /// The object's symbol tables are too large to be copied.
+    TooLarge,
+    /// The cap on names was reached.
+    TextCap,
+    /// The table of frames was full.
+    FrameCap,
+}
+
+impl Unresolved {
+    /// In words, for the truth line.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Unmapped => "address was not mapped any more",
+            Self::Anonymous => "generated code or memory without a file",
+            Self::KernelProvided => "mapping provided by the kernel",
+            Self::Object(Unreadable::NotOpened) => "object could not be opened",
+            Self::Object(Unreadable::Replaced) => "object was replaced or deleted (root can still read it)",
+            Self::Object(Unreadable::NotElf) => "object is no readable ELF file",
+            Self::Object(Unreadable::Changed) => "object changed before it was read",
+            Self::Object(Unreadable::TableFull) => "too many objects",
+            Self::NoSymbol => "object has no symbol there",
+            Self::Damaged => "object's symbols are damaged",
+            Self::TooLarge => "object's symbol tables are too large",
+            Self::TextCap => "too many names",
+            Self::FrameCap => "too many frames",
+        }
+    }
+}
+
+/// Numbers for the truth line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Distinct frames.
+    pub frames: u64,
+    /// Of these, how many were found to have no name; frames that were never shown do not count.
+    pub unresolved_frames: u64,
+    /// The same by reason.
+    pub unresolved_by_reason: BTreeMap<&'static str, u64>,
+    /// Frames refused because the table is full (each time one is seen again counts).
+    pub refused_frames: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Object files held open.
+    pub open_objects: u64,
+    /// Objects whose debug information was left out: too large, damaged, or compressed in an unsupported way.
+    pub debug_left_out: u64,
+    /// Bytes of names and paths.
+    pub text_bytes: u64,
+}
+
+/// Where a frame lies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    /// At a [`Location`].
+    Object(u32),
+    /// In a mapping that is no file; the label, if it has one.
+    Memory(Option<Box<str>>),
+    /// In no mapping.
+    Nowhere,
+}
+
+/// A frame as seen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Seen {
+    address: AbsoluteAddress,
+    place: Place,
+}
+
+/// A position in an object; many processes share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Location {
+    object: ObjectId,
+    offset: FileOffset,
+    is_return_address: bool,
+}
+
+/// What is known of a location.
+#[derive(Clone, Debug)]
+enum Names {
+    NotAsked,
+    Found(Box<[Call]>),
+    None,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct FrameStore {
+    settings: Settings,
+    objects: Objects,
+    frames: Vec<Seen>,
+    by_frame: HashMap<Seen, FrameId>,
+    locations: Vec<(Location, Names)>,
+    by_location: HashMap<Location, u32>,
+    /// Locations of each object that nobody has asked names for.
+    waiting: HashMap<ObjectId, Vec<u32>>,
+    unresolved: BTreeMap<Unresolved, u64>,
+    refused: u64,
+    debug_left_out: u64,
+    text: usize,
+}
+
+impl Default for FrameStore {
+    fn default() -> Self {
+        Self::new(Settings::default())
+    }
+}
+
+impl FrameStore {
+    /// An empty store.
+    pub fn new(settings: Settings) -> Self {
+        let overflow = Seen { address: AbsoluteAddress(0), place: Place::Nowhere };
+        Self {
+            objects: Objects::new(settings.max_objects, settings.max_open),
+            frames: vec![overflow],
+            by_frame: HashMap::new(),
+            locations: Vec::new(),
+            by_location: HashMap::new(),
+            waiting: HashMap::new(),
+            unresolved: BTreeMap::new(),
+            refused: 0,
+            debug_left_out: 0,
+            text: 0,
+            settings,
+        }
+    }
+
+    /// Normalises an address of the process image `serial`, whose PID is `pid` and whose mappings are `mappings` (as
+    /// [`maps::read`] returned them after the address was seen). Cheap for what was seen before; else it opens the
+    /// object's file. A return address is reported as it is but looked up one byte before, where the call stands.
+    pub fn intern(
+        &mut self,
+        pid: u32,
+        serial: u32,
+        mappings: &[Mapping],
+        address: AbsoluteAddress,
+        is_return_address: bool,
+    ) -> FrameId {
+        let place = match maps::find(mappings, address) {
+            None => Place::Nowhere,
+            Some(mapping) if mapping.is_file() => {
+                let Some(place) = self.place_in_object(pid, serial, mapping, address, is_return_address)
+                else {
+                    return self.refuse();
+                };
+                place
+            }
+            Some(mapping) => {
+                Place::Memory(mapping.label.as_deref().map(|label| name::shortened(label).into()))
+            }
+        };
+        self.insert(Seen { address, place })
+    }
+
+    /// The frame in words: innermost first, inlined calls before the function they were inlined into; always at least
+    /// one entry. The first question about an object symbolizes every frame of it that is known by then.
+    pub fn resolve(&mut self, id: FrameId) -> Vec<Frame> {
+        let Some(seen) = self.frames.get(id.0 as usize).cloned() else { return vec![Frame::default()] };
+        match seen.place {
+            Place::Object(location) => self.resolve_location(seen.address, location),
+            Place::Memory(label) => {
+                let object = Some(label.map_or_else(|| "[anonymous]".to_owned(), String::from));
+                vec![Frame { object, address: seen.address.0, ..Frame::default() }]
+            }
+            Place::Nowhere => vec![Frame { address: seen.address.0, ..Frame::default() }],
+        }
+    }
+
+    /// Forgets which mappings a process image had. Its frames can still be resolved.
+    pub fn forget_process(&mut self, serial: u32) {
+        self.objects.forget_process(serial);
+    }
+
+    /// Numbers for the truth line.
+    pub fn statistics(&self) -> Statistics {
+        let mut by_reason = BTreeMap::new();
+        for (reason, count) in &self.unresolved {
+            *by_reason.entry(reason.describe()).or_default() += count;
+        }
+        Statistics {
+            frames: (self.frames.len() - 1) as u64,
+            unresolved_frames: self.unresolved.values().sum(),
+            unresolved_by_reason: by_reason,
+            refused_frames: self.refused,
+            objects: self.objects.len() as u64,
+            open_objects: self.objects.open() as u64,
+            debug_left_out: self.debug_left_out,
+            text_bytes: self.text as u64,
+        }
+    }
+
+    fn place_in_object(
+        &mut self,
+        pid: u32,
+        serial: u32,
+        mapping: &Mapping,
+        address: AbsoluteAddress,
+        is_return_address: bool,
+    ) -> Option<Place> {
+        let offset = mapping.file_offset(address)?;
+        let object = self.objects.intern(pid, serial, mapping)?;
+        let location = Location { object, offset, is_return_address };
+        if let Some(&known) = self.by_location.get(&location) {
+            return Some(Place::Object(known));
+        }
+        if self.locations.len() >= self.settings.max_frames {
+            return None;
+        }
+        let number = u32::try_from(self.locations.len()).ok()?;
+        self.locations.push((location, Names::NotAsked));
+        self.by_location.insert(location, number);
+        self.waiting.entry(object).or_default().push(number);
+        Some(Place::Object(number))
+    }
+
+    fn insert(&mut self, seen: Seen) -> FrameId {
+        if let Some(&known) = self.by_frame.get(&seen) {
+            return known;
+        }
+        let number = u32::try_from(self.frames.len()).ok();
+        let Some(number) = number.filter(|_| self.frames.len() <= self.settings.max_frames) else {
+            return self.refuse();
+        };
+        match &seen.place {
+            Place::Object(_) => {}
+            Place::Nowhere => self.count(Unresolved::Unmapped),
+            Place::Memory(label) => self.count(memory_reason(label.as_deref())),
+        }
+        self.frames.push(seen.clone());
+        self.by_frame.insert(seen, FrameId(number));
+        FrameId(number)
+    }
+
+    fn refuse(&mut self) -> FrameId {
+        if self.refused == 0 {
+            self.count(Unresolved::FrameCap);
+        }
+        self.refused += 1;
+        FrameId::OVERFLOW
+    }
+
+    fn count(&mut self, reason: Unresolved) {
+        *self.unresolved.entry(reason).or_default() += 1;
+    }
+
+    fn resolve_location(&mut self, address: AbsoluteAddress, number: u32) -> Vec<Frame> {
+        let asked = self.locations.get(number as usize).map(|(location, _)| location.object);
+        if let Some(object) = asked.filter(|object| self.waiting.contains_key(object)) {
+            self.resolve_object(object);
+        }
+        let Some((location, names)) = self.locations.get(number as usize) else {
+            return vec![Frame::default()];
+        };
+        let object = self.objects.get(location.object);
+        let outline = object.and_then(|object| object.outline.as_ref().ok());
+        let path = object.and_then(|object| object.path.as_deref());
+        let base = Frame {
+            object: path.map(|path| path.to_string_lossy().into_owned()),
+            build_id: outline.and_then(|outline| outline.build_id.as_deref()).map(hexadecimal),
+            file_offset: Some(location.offset.0),
+            virtual_offset: outline
+                .and_then(|outline| outline.virtual_offset(location.offset))
+                .map(|at| at.0),
+            address: address.0,
+            ..Frame::default()
+        };
+        match names {
+            Names::Found(calls) => calls.iter().map(|call| named(&base, call)).collect(),
+            Names::NotAsked | Names::None => vec![base],
+        }
+    }
+
+    /// Asks for the names of every waiting location of an object.
+    fn resolve_object(&mut self, object: ObjectId) {
+        let waiting = self.waiting.remove(&object).unwrap_or_default();
+        let addresses: Vec<Option<VirtualOffset>> =
+            waiting.iter().map(|&number| self.lookup_address(number)).collect();
+        let asked: Vec<VirtualOffset> = addresses.iter().flatten().copied().collect();
+        let mut answers = self.answers(object, &asked).into_iter();
+        for (number, address) in waiting.into_iter().zip(addresses) {
+            let answer = address.and_then(|_| answers.next()).unwrap_or_else(|| Err(self.reason(object)));
+            self.keep(number, answer);
+        }
+    }
+
+    /// Where in the object's own addresses the instruction stands that a location means.
+    fn lookup_address(&self, number: u32) -> Option<VirtualOffset> {
+        let (location, _) = self.locations.get(number as usize)?;
+        let outline = self.objects.get(location.object)?.outline.as_ref().ok()?;
+        let at = location.offset.0.checked_sub(u64::from(location.is_return_address))?;
+        outline.virtual_offset(FileOffset(at))
+    }
+
+    fn reason(&self, object: ObjectId) -> Unresolved {
+        let outline = self.objects.get(object).map(|object| object.outline.as_ref().err().copied());
+        outline.flatten().map_or(Unresolved::NoSymbol, Unresolved::Object)
+    }
+
+    fn keep(&mut self, number: u32, answer: Result<Vec<Call>, Unresolved>) {
+        let answer = answer.and_then(|calls| {
+            let size: usize = calls.iter().map(text_size).sum();
+            let total = self.text.saturating_add(size);
+            if total > self.settings.max_text {
+                return Err(Unresolved::TextCap);
+            }
+            self.text = total;
+            Ok(calls)
+        });
+        let names = match answer {
+            Ok(calls) => Names::Found(calls.into()),
+            Err(reason) => {
+                self.count(reason);
+                Names::None
+            }
+        };
+        if let Some(slot) = self.locations.get_mut(number as usize) {
+            slot.1 = names;
+        }
+    }
+
+    /// Names of addresses within one object, from the richest source that has them.
+    fn answers(
+        &mut self,
+        object: ObjectId,
+        addresses: &[VirtualOffset],
+    ) -> Vec<Result<Vec<Call>, Unresolved>> {
+        let mut answers = vec![Err(Unresolved::NoSymbol); addresses.len()];
+        let file = match self.objects.file(object) {
+            Ok(file) => file,
+            Err(reason) => return vec![Err(Unresolved::Object(reason)); addresses.len()],
+        };
+        let Some(Ok(outline)) = self.objects.get(object).map(|object| object.outline.clone()) else {
+            return answers;
+        };
+        if !outline.has_debug_information()
+            && let Some((debug_file, debug_outline)) =
+                self.objects.debug_file(object, &self.settings.debug_directories)
+        {
+            self.ask(&debug_file, &debug_outline, addresses, &mut answers);
+        }
+        self.ask(&file, &outline, addresses, &mut answers);
+        answers
+    }
+
+    /// Asks one file for the addresses that have no name yet: with lines, and where that brings nothing, without.
+    fn ask(
+        &mut self,
+        file: &File,
+        outline: &Outline,
+        addresses: &[VirtualOffset],
+        answers: &mut [Result<Vec<Call>, Unresolved>],
+    ) {
+        if answers.iter().all(Result::is_ok) {
+            return;
+        }
+        let snapshot = match Snapshot::take(file, outline, true) {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                let reason = match error {
+                    snapshot::SnapshotError::TooLarge => Unresolved::TooLarge,
+                    snapshot::SnapshotError::Outline(_) | snapshot::SnapshotError::Io(_) => {
+                        Unresolved::Damaged
+                    }
+                };
+                answers.iter_mut().filter(|answer| answer.is_err()).for_each(|answer| *answer = Err(reason));
+                return;
+            }
+        };
+        self.debug_left_out += u64::from(snapshot.debug_left_out);
+        for lines in [true, false] {
+            if lines && !snapshot.has_debug_information {
+                continue;
+            }
+            let open: Vec<usize> =
+                (0..answers.len()).filter(|&at| answers.get(at).is_some_and(Result::is_err)).collect();
+            let asked: Vec<VirtualOffset> =
+                open.iter().filter_map(|&at| addresses.get(at).copied()).collect();
+            for (at, found) in open.into_iter().zip(lookup::calls(&snapshot, &asked, lines)) {
+                if let Some(answer) = answers.get_mut(at) {
+                    *answer = accepted(found);
+                }
+            }
+        }
+    }
+}
+
+/// A line without a function is no name.
+fn accepted(found: Result<Vec<Call>, Nameless>) -> Result<Vec<Call>, Unresolved> {
+    match found {
+        Ok(calls) if calls.iter().any(|call| call.function.is_some()) => Ok(calls),
+        Ok(_) | Err(Nameless::NoSymbol) => Err(Unresolved::NoSymbol),
+        Err(Nameless::Damaged) => Err(Unresolved::Damaged),
+    }
+}
+
+fn memory_reason(label: Option<&str>) -> Unresolved {
+    match label {
+        Some(label) if label.starts_with("[v") || label.starts_with("[uprobes") => Unresolved::KernelProvided,
+        _ => Unresolved::Anonymous,
+    }
+}
+
+fn named(base: &Frame, call: &Call) -> Frame {
+    Frame {
+        function: call.function.clone(),
+        file: call.file.clone(),
+        line: call.line,
+        inlined: call.inlined,
+        ..base.clone()
+    }
+}
+
+fn text_size(call: &Call) -> usize {
+    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    size_of::<Call>() + length(&call.function) + length(&call.file)
+}
+
+/// Lower-case hexadecimal, as build IDs are written.
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
