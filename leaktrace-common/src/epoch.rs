@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn a_forged_table_stays_inside_the_row() {
-        let table = ClassTable { current_epoch: 9, len: u32::MAX, starts: [0; CELLS], cells: [u32::MAX; CELLS] };
+        let table =
+            ClassTable { current_epoch: 9, len: u32::MAX, starts: [0; CELLS], cells: [u32::MAX; CELLS] };
         assert!(table.cell_of(u32::MAX) < CELLS);
     }
 }

@@ -94,8 +94,15 @@ mod tests {
 
     #[test]
     fn a_cookie_survives_packing() {
-        let cookie =
-            HookCookie { kind: 3, size_arg: 2, factor_arg: 3, ptr_arg: 1, domain: 3, pushed_words: 5, hook: 63 };
+        let cookie = HookCookie {
+            kind: 3,
+            size_arg: 2,
+            factor_arg: 3,
+            ptr_arg: 1,
+            domain: 3,
+            pushed_words: 5,
+            hook: 63,
+        };
         assert_eq!(HookCookie::unpack(cookie.pack()), cookie);
     }
 }
