@@ -45,8 +45,9 @@ impl DiscoverError {
     pub fn is_unsupported(&self) -> bool {
         matches!(
             self,
-            Self::Allocator(AllocatorError::Object(ElfError::NotSupported { .. }))
-                | Self::Plan(PlanError::Object(ElfError::NotSupported { .. }))
+            Self::Allocator(AllocatorError::Object(
+                ElfError::ThirtyTwoBit { .. } | ElfError::ForeignMachine { .. }
+            ))
         )
     }
 }

@@ -1,0 +1,288 @@
+//! The report for people: what survives, where it was allocated, how fast it grows, and what the report does not
+//! know. Read at night by somebody who did not write the program, so every line stands on its own.
+
+use std::io::{self, Write};
+
+use super::group::{Group, group};
+use super::human::{bytes, count, duration, plural, printable, signed_bytes, signed_count};
+use super::model::{Amount, Frame, GroupBy, ProcessReport, Report};
+use super::wording::{
+    age_line, amount, headline, nothing_survives, process_title, reason, resident, spell, sum, survivors,
+    time_of_day,
+};
+
+/// Frames shown of one stack; `verbose` shows all.
+const FRAMES_SHOWN: usize = 24;
+
+/// How the text is laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TextOptions {
+    /// All frames, plumbing, whole paths, ages, counters.
+    pub verbose: bool,
+    /// Columns of the terminal: frames are cut, the truth line is wrapped. `None`: as long as they are.
+    pub width: Option<usize>,
+    /// Whether headlines are bold, with terminal escapes.
+    pub colour: bool,
+}
+
+/// Writes the report as text.
+pub fn render(report: &Report, options: &TextOptions, out: &mut dyn Write) -> io::Result<()> {
+    let mut text = Text { report, options, out };
+    text.header()?;
+    let processes: Vec<Ranked<'_>> = rank(report, options.verbose);
+    for process in &processes {
+        text.process(process)?;
+    }
+    text.not_shown(&processes)?;
+    text.truth()
+}
+
+/// A process with its groups; as many of the first ones are printed as there are ranks.
+struct Ranked<'a> {
+    process: &'a ProcessReport,
+    /// Groups with survivors, in the order of the report.
+    groups: Vec<Group<'a>>,
+    /// Rank in the whole report (from 1) of each group that is printed.
+    ranks: Vec<usize>,
+    /// What is live in each group that has no survivors.
+    young: Vec<Amount>,
+}
+
+/// Gives the groups with survivors one ranking over all processes, and cuts it at `report.top`.
+fn rank(report: &Report, verbose: bool) -> Vec<Ranked<'_>> {
+    let mut ranked: Vec<Ranked<'_>> = report
+        .processes
+        .iter()
+        .map(|process| {
+            let groups = group(process, report.group_by, report.sort, verbose);
+            let (groups, young): (Vec<_>, Vec<_>) =
+                groups.into_iter().partition(|group| !group.survivors.is_zero());
+            let young = young.iter().map(|group| group.live).filter(|live| !live.is_zero()).collect();
+            Ranked { process, groups, ranks: Vec::new(), young }
+        })
+        .collect();
+    let mut order: Vec<(usize, &Group<'_>)> = Vec::new();
+    for (index, process) in ranked.iter().enumerate() {
+        order.extend(process.groups.iter().map(|group| (index, group)));
+    }
+    order.sort_by(|(a_index, a), (b_index, b)| a.cmp_by(b, report.sort).then(a_index.cmp(b_index)));
+    // Groups of a process are already in that order: the ranks it gets are those of its first groups.
+    let owners: Vec<usize> = order.into_iter().take(report.top).map(|(index, _)| index).collect();
+    for (rank, owner) in owners.into_iter().enumerate() {
+        ranked[owner].ranks.push(rank + 1);
+    }
+    ranked
+}
+
+struct Text<'a> {
+    report: &'a Report,
+    options: &'a TextOptions,
+    out: &'a mut dyn Write,
+}
+
+impl Text<'_> {
+    fn header(&mut self) -> io::Result<()> {
+        let report = self.report;
+        let title = format!(
+            "leaktrace report {}, {}, {} of tracing{}",
+            count(report.sequence),
+            time_of_day(report.at_unix_s),
+            duration(report.elapsed_s),
+            reason(&report.reason)
+        );
+        self.bold(&title)?;
+        if self.options.verbose {
+            writeln!(
+                self.out,
+                "leaktrace {}, kernel {}, every {}, survivors are blocks alive > {}",
+                printable(&report.leaktrace_version),
+                printable(&report.kernel),
+                duration(report.interval_s),
+                duration(report.min_age_s)
+            )?;
+        }
+        if report.processes.is_empty() {
+            writeln!(self.out, "\nNo process is being traced.")?;
+        }
+        Ok(())
+    }
+
+    fn process(&mut self, ranked: &Ranked<'_>) -> io::Result<()> {
+        let process = ranked.process;
+        writeln!(self.out)?;
+        self.bold(&process_title(process))?;
+        let survivors = match process.survivors.is_zero() {
+            true => nothing_survives(process, self.report),
+            false => survivors(process),
+        };
+        self.wrapped("    ", &survivors)?;
+        self.wrapped("    ", &format!("live {}; {}", amount(process.live), resident(process)))?;
+        if self.options.verbose && !process.command.is_empty() {
+            self.cut(&format!("    command: {}", printable(&process.command.join(" "))))?;
+        }
+        for (rank, group) in ranked.ranks.iter().zip(&ranked.groups) {
+            self.group(*rank, group)?;
+        }
+        Ok(())
+    }
+
+    fn group(&mut self, rank: usize, group: &Group<'_>) -> io::Result<()> {
+        writeln!(self.out)?;
+        self.bold(&headline(rank, group, self.report.min_age_s))?;
+        if self.options.verbose {
+            self.details(group)?;
+        }
+        let frames = group.frames;
+        match frames.split_first() {
+            None => writeln!(self.out, "    [no stack]")?,
+            Some((named_after, callers)) if self.report.group_by != GroupBy::Stack => {
+                self.cut(&format!("    {}", self.name_of_group(named_after)))?;
+                self.callers_of_largest(group, callers)?;
+            }
+            Some(_) => self.frames("    ", frames)?,
+        }
+        if let Some(reason) = &group.largest.truncated {
+            writeln!(self.out, "    [the stack ends here: {}]", printable(reason))?;
+        }
+        Ok(())
+    }
+
+    /// For groups by function or line: the callers of the biggest member, said to be just that.
+    fn callers_of_largest(&mut self, group: &Group<'_>, callers: &[Frame]) -> io::Result<()> {
+        if group.sites > 1 {
+            let largest = bytes(group.largest.survivors.bytes);
+            writeln!(
+                self.out,
+                "      from {} stacks; {largest} from the largest:",
+                count(group.sites as u64)
+            )?;
+        }
+        self.frames("      ", callers)
+    }
+
+    fn name_of_group(&self, frame: &Frame) -> String {
+        if self.report.group_by == GroupBy::Function && frame.function.is_some() {
+            let whole = Frame { line: None, file: None, ..frame.clone() };
+            return spell(&whole, self.options.verbose);
+        }
+        spell(frame, self.options.verbose)
+    }
+
+    fn frames(&mut self, indent: &str, frames: &[Frame]) -> io::Result<()> {
+        let shown = if self.options.verbose { frames.len() } else { FRAMES_SHOWN };
+        for frame in frames.iter().take(shown) {
+            self.cut(&format!("{indent}{}", spell(frame, self.options.verbose)))?;
+        }
+        if frames.len() > shown {
+            let more = plural((frames.len() - shown) as u64, "more frame");
+            writeln!(self.out, "{indent}... {more} (--verbose shows them)")?;
+        }
+        Ok(())
+    }
+
+    fn details(&mut self, group: &Group<'_>) -> io::Result<()> {
+        let id = match group.sites {
+            1 => format!("stack {:#018x}", group.largest.stack_id),
+            sites => format!("{} sites", count(sites as u64)),
+        };
+        let details = format!(
+            "{}, {id}; live {}; allocated {}; survivors {} ({} blocks) since the last report",
+            printable(&group.largest.domain),
+            amount(group.live),
+            amount(group.allocated),
+            signed_bytes(group.survivors_change.bytes),
+            signed_count(group.survivors_change.blocks)
+        );
+        self.wrapped("    | ", &details)?;
+        for age in group.largest.ages.iter().filter(|age| !age.live.is_zero()) {
+            writeln!(self.out, "    | {}", age_line(age))?;
+        }
+        Ok(())
+    }
+
+    fn not_shown(&mut self, ranked: &[Ranked<'_>]) -> io::Result<()> {
+        writeln!(self.out)?;
+        let noun = match self.report.group_by {
+            GroupBy::Stack => "site",
+            GroupBy::Function => "function",
+            GroupBy::Line => "line",
+        };
+        let cut = ranked.iter().flat_map(|process| process.groups.iter().skip(process.ranks.len()));
+        let (sites, held) = sum(cut.map(|group| group.survivors));
+        if sites > 0 {
+            let who = plural(sites, &format!("more {noun}"));
+            writeln!(self.out, "{who} with survivors not shown: {} (see --top)", amount(held))?;
+        }
+        let (sites, held) = sum(ranked.iter().flat_map(|process| process.young.iter().copied()));
+        if sites > 0 {
+            writeln!(self.out, "{} without survivors not shown: {} live", plural(sites, noun), amount(held))?;
+        }
+        Ok(())
+    }
+
+    fn truth(&mut self) -> io::Result<()> {
+        if self.options.verbose {
+            for line in self.report.truth.verbose_lines() {
+                self.wrapped("", &line)?;
+            }
+        }
+        self.wrapped("", &format!("truth: {}", self.report.truth.line()))
+    }
+
+    fn bold(&mut self, line: &str) -> io::Result<()> {
+        if self.options.colour {
+            return writeln!(self.out, "\u{1b}[1m{line}\u{1b}[0m");
+        }
+        writeln!(self.out, "{line}")
+    }
+
+    /// A line cut at the width of the terminal.
+    fn cut(&mut self, line: &str) -> io::Result<()> {
+        match self.options.width {
+            Some(width) if width > 0 && line.chars().count() > width => {
+                let kept: String = line.chars().take(width - 1).collect();
+                writeln!(self.out, "{kept}…")
+            }
+            _ => writeln!(self.out, "{line}"),
+        }
+    }
+
+    /// A paragraph broken between words at the width of the terminal.
+    fn wrapped(&mut self, indent: &str, paragraph: &str) -> io::Result<()> {
+        let width = self.options.width.unwrap_or(usize::MAX).saturating_sub(indent.len()).max(20);
+        for line in wrap(paragraph, width) {
+            writeln!(self.out, "{indent}{line}")?;
+        }
+        Ok(())
+    }
+}
+
+fn wrap(paragraph: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in paragraph.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > width {
+            // The rest is indented, so that it is not taken for a line of its own.
+            lines.push("  ".to_owned());
+            used = 2;
+        } else if used > 0 {
+            lines.last_mut().into_iter().for_each(|line| line.push(' '));
+            used += 1;
+        }
+        lines.last_mut().into_iter().for_each(|line| line.push_str(word));
+        used += length;
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_paragraphs_break_between_words_within_the_width() {
+        let lines = wrap("one two three four five", 11);
+        assert_eq!(lines, ["one two", "  three", "  four five"]);
+    }
+}

@@ -1,0 +1,132 @@
+//! One process image: from the moment it is entered until exec or exit.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use crate::{
+    kernel::Attachment,
+    ledger::{IntervalMap, MappingLabel, SiteState},
+    object::address::AbsoluteAddress,
+    process::{ExitWatch, Identity, Mapping, maps, memory, status},
+};
+
+/// A traced process image and what belongs to it.
+pub struct Image {
+    /// As the host sees it.
+    pub pid: u32,
+    /// Number of this image.
+    pub serial: u32,
+    /// Who it is.
+    pub identity: Identity,
+    /// Its end.
+    pub watch: Option<ExitWatch>,
+    /// Mappings at the last reading.
+    pub mappings: Vec<Mapping>,
+    /// Generation that `mappings` belongs to.
+    pub generation: u32,
+    /// Anonymous mappings made while traced.
+    pub intervals: IntervalMap,
+    /// Readings of the sites of mappings.
+    pub mapping_sites: HashMap<(u64, MappingLabel), SiteState>,
+    /// Probes on allocators.
+    pub hooks: Attachment,
+    /// Probe on the dynamic linker.
+    pub linker: Attachment,
+    /// Files that probes lie in, by path, so that a later library is told from a known one.
+    pub probed: HashSet<(std::path::PathBuf, u64)>,
+    /// Address of the dynamic linker's `struct r_debug`.
+    pub r_debug: u64,
+    /// More than one allocator is hooked.
+    pub layered: bool,
+    /// When its gate opened, since tracing began.
+    pub opened: Duration,
+    /// Resident bytes when its gate opened.
+    pub rss_at_attach: Option<u64>,
+    /// Resident bytes at the last reading.
+    pub rss: Option<u64>,
+    /// Bytes of heap and anonymous mappings at the last reading.
+    pub anonymous: Option<u64>,
+    /// How it ended, in words.
+    pub ended: Option<String>,
+    /// Its last report has been made.
+    pub reported: bool,
+    /// Survivors at the last report and their development.
+    pub survivors: SiteState,
+    /// Things to be said in every report.
+    pub notes: Vec<String>,
+}
+
+impl Image {
+    /// An image that has just been entered.
+    pub fn new(serial: u32, identity: Identity) -> Self {
+        Self {
+            pid: identity.pid,
+            serial,
+            watch: ExitWatch::open_same(identity.pid, identity.start_ticks).ok(),
+            mappings: Vec::new(),
+            generation: 0,
+            intervals: IntervalMap::default(),
+            mapping_sites: HashMap::new(),
+            hooks: Attachment::default(),
+            linker: Attachment::default(),
+            probed: HashSet::new(),
+            r_debug: 0,
+            layered: false,
+            opened: Duration::ZERO,
+            rss_at_attach: None,
+            rss: None,
+            anonymous: None,
+            ended: None,
+            reported: false,
+            survivors: SiteState::default(),
+            notes: Vec::new(),
+            identity,
+        }
+    }
+
+    /// Reads its memory figures again; keeps the last ones if it is gone.
+    pub fn read_memory(&mut self) {
+        if self.ended.is_some() {
+            return;
+        }
+        if let Ok(status) = status::read(self.pid) {
+            self.rss = status.rss_bytes.or(self.rss);
+        }
+    }
+
+    /// Adds up its anonymous mappings; costs a reading of all mappings.
+    pub fn read_mappings(&mut self) {
+        if self.ended.is_some() {
+            return;
+        }
+        if let Ok(mappings) = maps::read(self.pid) {
+            if mappings.is_empty() {
+                return;
+            }
+            let mapped = memory::mapped(&mappings);
+            self.anonymous = Some(mapped.heap_bytes.saturating_add(mapped.anonymous_bytes));
+            self.mappings = mappings;
+        }
+    }
+
+    /// Whether every address lies in a mapping that is known.
+    pub fn knows(&self, addresses: &[AbsoluteAddress]) -> bool {
+        addresses.iter().all(|address| maps::find(&self.mappings, *address).is_some())
+    }
+
+    /// Ranges that are mapped without a file now, for repairing the interval map after a loss.
+    pub fn anonymous_ranges(&self) -> Vec<(u64, u64)> {
+        self.mappings
+            .iter()
+            .filter(|mapping| !mapping.is_file())
+            .map(|mapping| (mapping.start.0, mapping.end.0))
+            .collect()
+    }
+
+    /// Whether it has ended although no event said so (the event may have been lost).
+    pub fn has_ended_silently(&self) -> bool {
+        self.ended.is_none() && self.watch.as_ref().is_some_and(ExitWatch::has_ended)
+    }
+}
