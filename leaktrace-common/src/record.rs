@@ -24,6 +24,8 @@ pub mod gate {
     pub const CLOSED: u32 = 0;
     /// Everything is counted.
     pub const OPEN: u32 = 1;
+    /// Closed until this process executes its program, open from the first instruction of that (static commands).
+    pub const OPEN_AFTER_EXEC: u32 = 3;
     /// The process image is gone (exec or exit); only the daemon removes the entry.
     pub const RETIRED: u32 = 2;
 }
@@ -32,8 +34,11 @@ pub mod gate {
 pub mod target_flag {
     /// More than one allocator is hooked, so one block may be freed through two layers.
     pub const LAYERED: u32 = 1;
-    /// Stop (SIGSTOP) once when the dynamic linker has mapped everything; only for commands we started.
+    /// Stop (SIGSTOP) whenever the dynamic linker tells of a change, until the daemon takes this flag back; only
+    /// for commands we started.
     pub const STOP_AT_LINK_MAP: u32 = 2;
+    /// Set STOP_AT_LINK_MAP at the next exec.
+    pub const STOP_AFTER_EXEC: u32 = 8;
     /// Objects were removed since the generation last changed.
     pub const OBJECTS_GONE: u32 = 4;
 }

@@ -36,6 +36,16 @@ pub fn exec(ctx: &RawTracePointContext) -> Option<()> {
     let old_tid: u64 = ctx.arg(1);
     thread::remove((pid_tgid & !0xffff_ffff) | (old_tid & 0xffff_ffff));
     thread::remove(pid_tgid);
+    // SAFETY: a map value; the process has one thread left, and it runs this program.
+    unsafe {
+        if (*target).gate == gate::OPEN_AFTER_EXEC {
+            (*target).gate = gate::OPEN;
+            return Some(());
+        }
+        if (*target).flags & target_flag::STOP_AFTER_EXEC != 0 {
+            (*target).flags |= target_flag::STOP_AT_LINK_MAP;
+        }
+    }
     retire(target, kind::EXEC, pid_tgid, 0);
     Some(())
 }

@@ -1,1 +1,186 @@
-//! (being written)
+//! The daemon: the one event loop ([`trace`]), and the state it works on ([`tracer`]).
+
+mod compose;
+mod epoch_keeper;
+mod ending;
+mod recycle;
+mod stdout;
+mod tracer;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::unix::AsyncFd,
+    io::Interest,
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+
+use crate::{
+    cli::{Failure, meant::TracePlan},
+    report::{self, OutputFormat, model::{Reason, Report}},
+};
+pub use ending::Ending;
+pub use tracer::check_target;
+use stdout::Stdout;
+use tracer::Tracer;
+
+/// How often things are looked at that no event announces: silent deaths, a closed stdout, memory figures.
+const HOUSEKEEPING: Duration = Duration::from_millis(200);
+
+/// Signals that end tracing, and the one that asks for files.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    write: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("could not listen for signals: {error}")));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+            write: listen(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Waits for one that ends tracing.
+    async fn ending(&mut self) -> Ending {
+        tokio::select! {
+            _ = self.interrupt.recv() => Ending::Signal("SIGINT"),
+            _ = self.terminate.recv() => Ending::Signal("SIGTERM"),
+            _ = self.hangup.recv() => Ending::Signal("SIGHUP"),
+        }
+    }
+}
+
+/// A descriptor of the kernel's, watched but not owned.
+struct Watched(std::os::fd::RawFd);
+
+impl std::os::fd::AsRawFd for Watched {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0
+    }
+}
+
+fn watch(fd: std::os::fd::RawFd) -> Result<AsyncFd<Watched>, Failure> {
+    AsyncFd::with_interest(Watched(fd), Interest::READABLE)
+        .map_err(|error| Failure::Failed(format!("could not wait for the ring buffer: {error}")))
+}
+
+/// Traces from attaching to the final report.
+///
+/// # Errors
+/// If tracing could not begin, or an output file could not be written at the end.
+pub async fn trace(plan: TracePlan) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let mut stdout = Stdout::new(plan.json, plan.verbose);
+    let mut tracer = Tracer::begin(plan.clone()).await?;
+    let ending = run(&plan, &mut tracer, &mut signals, &mut stdout).await;
+    // A second signal ends at once: the kernel takes the probes away with the process.
+    restore_default_signals();
+    let final_report = tracer.finish(&ending).await;
+    let _ = stdout.write(&final_report);
+    let written = write_files(&plan.outputs, &final_report);
+    tracer.detach();
+    written
+}
+
+/// The event loop. Returns why tracing ends.
+async fn run(plan: &TracePlan, tracer: &mut Tracer, signals: &mut Signals, stdout: &mut Stdout) -> Ending {
+    match run_fallible(plan, tracer, signals, stdout).await {
+        Ok(ending) => ending,
+        Err(failure) => Ending::Failure(failure.to_string()),
+    }
+}
+
+async fn run_fallible(
+    plan: &TracePlan,
+    tracer: &mut Tracer,
+    signals: &mut Signals,
+    stdout: &mut Stdout,
+) -> Result<Ending, Failure> {
+    let [stacks, events] = tracer.ring_fds();
+    let (stacks, events) = (watch(stacks)?, watch(events)?);
+    let mut reports = interval(plan.interval);
+    reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    reports.reset();
+    let mut housekeeping = interval(HOUSEKEEPING);
+    housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let deadline = plan.duration.map(|duration| Instant::now() + duration);
+    loop {
+        tokio::select! {
+            biased;
+            ending = signals.ending() => return Ok(ending),
+            () = until(deadline) => return Ok(Ending::Duration),
+            guard = stacks.readable() => {
+                if let Ok(mut guard) = guard { guard.clear_ready(); }
+                tracer.drain();
+            }
+            guard = events.readable() => {
+                if let Ok(mut guard) = guard { guard.clear_ready(); }
+                tracer.drain();
+            }
+            _ = signals.write.recv() => {
+                let report = tracer.report(Reason::Requested);
+                if let Err(failure) = write_files(&plan.outputs, &report) {
+                    tracing::error!("{failure}");
+                }
+            }
+            _ = reports.tick() => {
+                tracer.drain();
+                let report = tracer.report(Reason::Interval);
+                if stdout.write(&report).is_err() {
+                    return Ok(Ending::StdoutClosed);
+                }
+                tracer.next_epoch();
+            }
+            _ = housekeeping.tick() => {
+                tracer.keep_house().await;
+                if stdout.is_closed() {
+                    return Ok(Ending::StdoutClosed);
+                }
+            }
+        }
+        for report in tracer.take_ended_reports() {
+            if stdout.write(&report).is_err() {
+                return Ok(Ending::StdoutClosed);
+            }
+        }
+        if let Some(ending) = tracer.all_gone() {
+            return Ok(ending);
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn write_files(outputs: &[(PathBuf, OutputFormat)], report: &Report) -> Result<(), Failure> {
+    let mut first = Ok(());
+    for (path, format) in outputs {
+        // One full disk must not keep the other files from being written.
+        if let Err(error) = report::write_file(report, path, *format) {
+            tracing::error!("{error}");
+            first = first.and(Err(Failure::Failed(error.to_string())));
+        }
+    }
+    first
+}
+
+fn restore_default_signals() {
+    for number in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: sets a disposition; no handler of ours is needed any more.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+}

@@ -19,7 +19,7 @@ use leaktrace_common::{
 };
 
 use super::{
-    ControlPage, KernelError, Rings, RowTable, Sweeper,
+    ControlPage, KernelError, Logger, Rings, RowTable, Sweeper,
     btf::KernelTypes,
     error::{chain, is_permission},
 };
@@ -117,9 +117,9 @@ impl Kernel {
         self.link_mode
     }
 
-    /// The object that a kernel-side logger reads from.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    /// The kernel side's log, if it was loaded with [`LoadOptions::log`]. `None` if it cannot be read.
+    pub fn logger(&mut self) -> Option<Logger> {
+        Logger::new(&mut self.ebpf)
     }
 
     /// Enters a process, or changes what is known of it.

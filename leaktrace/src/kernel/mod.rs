@@ -8,6 +8,7 @@ mod error;
 mod grace;
 mod live;
 mod load;
+mod log;
 mod rings;
 mod shared;
 
@@ -16,6 +17,7 @@ pub use calibrate::{Measurement, Stub, stubs};
 pub use error::KernelError;
 pub use grace::wait_for_running_programs;
 pub use live::Sweeper;
+pub use log::Logger;
 pub use load::{Kernel, LinkMode, LoadOptions};
 pub use rings::{Rings, StackRecord};
 pub use shared::{ControlPage, RowTable};

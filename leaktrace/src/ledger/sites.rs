@@ -135,9 +135,9 @@ impl Ledger {
         self.sites.iter().filter(move |(key, _)| key.serial == serial)
     }
 
-    /// A site that rows know nothing of (mappings are counted by the daemon).
-    pub fn entry(&mut self, key: SiteKey) -> &mut SiteState {
-        self.sites.entry(key).or_default()
+    /// One site.
+    pub fn get(&self, key: &SiteKey) -> Option<&SiteState> {
+        self.sites.get(key)
     }
 
     /// Forgets a process image.

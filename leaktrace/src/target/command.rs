@@ -8,7 +8,10 @@
 use std::{
     ffi::OsString,
     io::{self, PipeReader, PipeWriter, Read, Write},
-    os::unix::process::{CommandExt, ExitStatusExt},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::process::{CommandExt, ExitStatusExt},
+    },
     process::Command,
     thread,
 };
@@ -39,7 +42,7 @@ impl Held {
         let (wait, go) = io::pipe().map_err(failed)?;
         let (report_start, started) = oneshot::channel();
         let (report_end, ended) = oneshot::channel();
-        let command = command(words, tell_pid, wait)?;
+        let command = command(words, tell_pid, wait, go.as_raw_fd())?;
         thread::Builder::new()
             .name("command".into())
             .spawn(move || run(command, report_start, report_end))
@@ -64,7 +67,12 @@ impl Held {
     }
 }
 
-fn command(words: &[OsString], mut tell_pid: PipeWriter, mut wait: PipeReader) -> Result<Command, Failure> {
+fn command(
+    words: &[OsString],
+    mut tell_pid: PipeWriter,
+    mut wait: PipeReader,
+    go: RawFd,
+) -> Result<Command, Failure> {
     let (name, arguments) =
         words.split_first().ok_or_else(|| Failure::Usage("no command is named after --".to_owned()))?;
     let mut command = Command::new(name);
@@ -75,6 +83,8 @@ fn command(words: &[OsString], mut tell_pid: PipeWriter, mut wait: PipeReader) -
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT) != 0 {
                 return Err(io::Error::last_os_error());
             }
+            // The child's copy of our end: with it open, the wait below would not end if we died.
+            libc::close(go);
             tell_pid.write_all(&libc::getpid().to_ne_bytes())?;
             wait.read_exact(&mut [0])
         });

@@ -1,0 +1,370 @@
+//! Puts a report together from what the ledger, the frame store and the kernel side say at one moment.
+
+use std::{collections::HashMap, time::Duration};
+
+use leaktrace_common::{
+    counter,
+    hook::domain,
+    record::SiteKey,
+    walk::end,
+};
+
+use super::tracer::{MMAP_DOMAIN, Stack, Tracer};
+use crate::{
+    ledger::{Ages, MappingLabel, SiteState},
+    process::{host::KernelRelease, status},
+    report::model::{
+        AgeClass, Amount, Change, Frame, Fullness, Growth, Loss, ProcessReport, Reason, Report, SiteReport, SortKey, Truth,
+    },
+    symbolize::FrameId,
+    target::image::Image,
+};
+
+/// Counters that stand for lost events, and what to call them.
+const LOSSES: &[(usize, &str, Option<usize>)] = &[
+    (counter::LOST_LIVE_FULL, "live map full", Some(counter::LOST_LIVE_FULL_BYTES)),
+    (counter::LOST_LIVE_ERROR, "live map refused", None),
+    (counter::LOST_THREAD_STATE, "no per-thread scratch", None),
+    (counter::ABANDONED_CALLS, "calls that never returned", None),
+    (counter::REPLACED_BLOCKS, "frees that were missed", None),
+    (counter::REALLOC_RESTORE_FAILED, "failed reallocations that found the live map full", None),
+    (counter::EVENT_SEND_FAILED, "mapping events that found the ring buffer full", None),
+    (counter::READ_FAULTS, "results that could not be read", None),
+];
+
+/// A site before its frames have names.
+struct RawSite {
+    stack_id: u64,
+    domain: u32,
+    label: Option<MappingLabel>,
+    live: Amount,
+    survivors: Amount,
+    allocated: Amount,
+    change: Change,
+    growth: Option<Growth>,
+    ages: Vec<AgeClass>,
+}
+
+impl Tracer {
+    /// Makes a report of everything known now.
+    pub fn report(&mut self, reason: Reason) -> Report {
+        let now = self.now();
+        self.keeper.settle_if_ready(&self.kernel);
+        self.read_rows();
+        let ages = Ages::new(&self.keeper.epochs, now, self.plan.min_age);
+        self.ledger.finish(&ages, now);
+        self.sequence += 1;
+        self.images.values_mut().for_each(Image::read_mappings);
+        let serials: Vec<u32> = self.images.values().filter(|image| !image.reported).map(|image| image.serial).collect();
+        let mut processes: Vec<ProcessReport> =
+            serials.iter().filter_map(|serial| self.process(*serial, &ages, now)).collect();
+        processes.sort_by_key(|process| std::cmp::Reverse(process.survivors.bytes));
+        let truth = self.truth(&processes);
+        Report {
+            leaktrace_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: KernelRelease::current().map(|release| release.text).unwrap_or_default(),
+            sequence: self.sequence,
+            reason,
+            started_unix_s: self.started_unix_s,
+            at_unix_s: self.started_unix_s + now.as_secs_f64(),
+            elapsed_s: now.as_secs_f64(),
+            interval_s: self.plan.interval.as_secs_f64(),
+            min_age_s: self.plan.min_age.as_secs_f64(),
+            top: self.plan.top,
+            sort: self.plan.sort,
+            group_by: self.plan.group_by,
+            processes,
+            truth,
+        }
+    }
+
+    fn process(&mut self, serial: u32, ages: &Ages, now: Duration) -> Option<ProcessReport> {
+        let mut raw = self.block_sites(serial, ages, now);
+        let allocated = self
+            .ledger
+            .of_process(serial)
+            .fold(Amount::default(), |sum, (_, site)| plus(sum, site.allocated));
+        raw.extend(self.mapping_sites(serial, now));
+        let mut sites = self.merge_by_frames(serial, raw);
+        sort(&mut sites, self.plan.sort);
+        let counted = || sites.iter().filter(|site| site.label.as_deref() != MappingLabel::Reserved.text());
+        let live = counted().fold(Amount::default(), |sum, site| plus(sum, site.live));
+        let survivors = counted().fold(Amount::default(), |sum, site| plus(sum, site.survivors));
+        let image = self.images.get_mut(&serial)?;
+        image.survivors.set_survivors(survivors, now);
+        Some(ProcessReport {
+            pid: image.pid,
+            serial,
+            name: image.identity.name.clone(),
+            command: image.identity.command.clone(),
+            ended: image.ended.clone(),
+            rss_bytes: image.rss,
+            rss_at_attach_bytes: image.rss_at_attach,
+            live,
+            survivors,
+            allocated,
+            survivors_change: image.survivors.change,
+            growth: image.survivors.growth.growth(now),
+            sites,
+        })
+    }
+
+    /// Sites of blocks with an address and a size.
+    fn block_sites(&self, serial: u32, ages: &Ages, now: Duration) -> Vec<RawSite> {
+        self.ledger
+            .of_process(serial)
+            .filter(|(key, _)| key.domain != MMAP_DOMAIN)
+            .filter_map(|(key, site)| {
+                let cells = site.cells.as_ref()?;
+                let live = Ages::live(cells);
+                (live != Amount::default()).then(|| RawSite {
+                    stack_id: key.stack_id,
+                    domain: key.domain,
+                    label: None,
+                    live,
+                    survivors: site.survivors,
+                    allocated: site.allocated,
+                    change: site.change,
+                    growth: site.growth.growth(now),
+                    ages: ages.classes(cells),
+                })
+            })
+            .collect()
+    }
+
+    /// Sites of anonymous mappings.
+    fn mapping_sites(&mut self, serial: u32, now: Duration) -> Vec<RawSite> {
+        let Some(image) = self.images.get_mut(&serial) else { return Vec::new() };
+        let sums = image.intervals.sums(now, self.plan.min_age);
+        image.mapping_sites.retain(|key, _| sums.contains_key(key));
+        let mut sites = Vec::with_capacity(sums.len());
+        for ((stack_id, label), sum) in sums {
+            let state: &mut SiteState = image.mapping_sites.entry((stack_id, label)).or_default();
+            let survivors = Amount { bytes: sum.survivor_bytes, blocks: sum.survivor_blocks };
+            state.set_survivors(survivors, now);
+            let (bytes, blocks) = sum.live();
+            let key = SiteKey { stack_id, serial, domain: MMAP_DOMAIN };
+            sites.push(RawSite {
+                stack_id,
+                domain: MMAP_DOMAIN,
+                label: Some(label),
+                live: Amount { bytes, blocks },
+                survivors,
+                allocated: self.ledger.get(&key).map(|site| site.allocated).unwrap_or_default(),
+                change: state.change,
+                growth: state.growth.growth(now),
+                ages: mapping_ages(sum.ages),
+            });
+        }
+        sites
+    }
+
+    /// Stacks that differ for the kernel side (before and after a dlclose, say) may have the same frames: one site.
+    fn merge_by_frames(&mut self, serial: u32, raw: Vec<RawSite>) -> Vec<SiteReport> {
+        let unknown = Stack { frames: Vec::new(), walk_end: end::COMPLETE };
+        let mut by_frames: HashMap<(Vec<FrameId>, u8, u32, Option<MappingLabel>), SiteReport> = HashMap::new();
+        for site in raw {
+            let stack = self.stacks.get(&(serial, site.stack_id)).unwrap_or(&unknown).clone();
+            // Two stacks whose frames never arrived are not the same one.
+            let merged = by_frames.entry((stack.frames.clone(), stack.walk_end, site.domain, site.label));
+            let entry = merged.or_insert_with(|| self.named(&site, &stack));
+            if entry.stack_id == site.stack_id && entry.live == Amount::default() {
+                fill(entry, site);
+            } else {
+                add(entry, site);
+            }
+        }
+        by_frames.into_values().collect()
+    }
+
+    /// A site with names, its amounts still empty.
+    fn named(&mut self, site: &RawSite, stack: &Stack) -> SiteReport {
+        let frames: Vec<Frame> = stack.frames.iter().flat_map(|frame| self.frames.resolve(*frame)).collect();
+        let truncated = if stack.frames.is_empty() {
+            Some(if site.stack_id == 0 { "site table full" } else { "the frames never arrived" }.to_owned())
+        } else if stack.walk_end == end::COMPLETE {
+            None
+        } else {
+            Some(end::NAMES.get(usize::from(stack.walk_end)).copied().unwrap_or("unknown reason").to_owned())
+        };
+        SiteReport {
+            stack_id: site.stack_id,
+            domain: domain::NAMES.get(site.domain as usize).copied().unwrap_or("unknown").to_owned(),
+            label: site.label.and_then(MappingLabel::text).map(str::to_owned),
+            frames,
+            truncated,
+            ..SiteReport::default()
+        }
+    }
+
+    fn truth(&self, processes: &[ProcessReport]) -> Truth {
+        let counters = self.kernel.counters().unwrap_or([0; counter::COUNT]);
+        let names = self.frames.statistics();
+        let sum = |pick: fn(&ProcessReport) -> Option<u64>| {
+            processes.iter().map(pick).fold(None, |sum: Option<u64>, value| match (sum, value) {
+                (Some(sum), Some(value)) => Some(sum.saturating_add(value)),
+                (sum, value) => sum.or(value),
+            })
+        };
+        let anonymous = self.images.values().filter_map(|image| image.anonymous).reduce(u64::saturating_add);
+        let live_blocks = processes.iter().map(|process| {
+            process.sites.iter().filter(|site| site.domain != "mmap").map(|site| site.live.blocks).sum::<u64>()
+        });
+        let used_rows = self.kernel.control.rows_used().min(self.kernel.rows.capacity());
+        let mut named: std::collections::BTreeMap<String, u64> =
+            counter::NAMES.iter().zip(counters).map(|(name, value)| ((*name).to_owned(), value)).collect();
+        named.insert(counter::NAMES[counter::SWEPT_BLOCKS].to_owned(), self.swept);
+        named.remove(counter::NAMES[counter::CALIBRATION_HITS]);
+        Truth {
+            lost: losses(&counters),
+            unmatched_frees: counters[counter::UNMATCHED_FREES],
+            truncated_stacks: self.truncated_stacks(),
+            stacks: self.stacks.len() as u64,
+            unresolved_frames: names.unresolved_frames,
+            frames: names.frames,
+            live_map: Fullness {
+                used: live_blocks.sum(),
+                capacity: u64::from(self.plan.max_live_blocks),
+                full_since_s: self.full_since.map(|since| since.as_secs_f64()),
+            },
+            rows: Fullness {
+                used: u64::from(used_rows).saturating_sub(self.recycler.free_rows() as u64),
+                capacity: u64::from(self.plan.max_sites),
+                full_since_s: self.rows_full_since.map(|since| since.as_secs_f64()),
+            },
+            blind_windows: Vec::new(),
+            before_attach_bytes: sum(|process| process.rss_at_attach_bytes),
+            tracked_bytes: processes.iter().map(|process| process.live.bytes).sum(),
+            rss_bytes: sum(|process| process.rss_bytes),
+            anonymous_bytes: anonymous,
+            notes: self.notes(),
+            counters: named,
+            own_cpu_s: own_cpu_seconds(),
+            own_rss_bytes: status::read(std::process::id()).ok().and_then(|status| status.rss_bytes).unwrap_or(0),
+            map_bytes: self.kernel.map_memory(),
+        }
+    }
+
+    fn truncated_stacks(&self) -> std::collections::BTreeMap<String, u64> {
+        let mut reasons = std::collections::BTreeMap::new();
+        for stack in self.stacks.values().filter(|stack| stack.walk_end != end::COMPLETE) {
+            let reason = end::NAMES.get(usize::from(stack.walk_end)).copied().unwrap_or("unknown reason");
+            *reasons.entry(reason.to_owned()).or_insert(0) += 1;
+        }
+        reasons
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.plan.rules_off != 0 {
+            let off: Vec<&str> = leaktrace_common::rule::ALL
+                .iter()
+                .filter(|(_, bit)| self.plan.rules_off & bit != 0)
+                .map(|(name, _)| *name)
+                .collect();
+            notes.push(format!("FOR TESTS ONLY: rules switched off: {}", off.join(", ")));
+        }
+        for image in self.images.values() {
+            for note in &image.notes {
+                notes.push(if self.images.len() > 1 { format!("process {}: {note}", image.pid) } else { note.clone() });
+            }
+            if image.intervals.refused > 0 {
+                notes.push(format!("process {}: {} mappings were not recorded: too many pieces", image.pid, image.intervals.refused));
+            }
+        }
+        if self.stacks_unknown > 0 {
+            notes.push(format!("{} stacks arrived for processes that were gone, or past the cap", self.stacks_unknown));
+        }
+        notes
+    }
+}
+
+fn losses(counters: &[u64; counter::COUNT]) -> Vec<Loss> {
+    LOSSES
+        .iter()
+        .filter(|(index, ..)| counters[*index] > 0)
+        .map(|(index, cause, bytes)| Loss {
+            cause: (*cause).to_owned(),
+            events: counters[*index],
+            bytes: bytes.map(|bytes| counters[bytes]),
+        })
+        .collect()
+}
+
+/// Mappings by age, youngest first, one class per mapping: there are few.
+fn mapping_ages(mut pieces: Vec<(Duration, u64, u64)>) -> Vec<AgeClass> {
+    const MAX_CLASSES: usize = 32;
+    pieces.sort_by_key(|(age, ..)| *age);
+    let per_class = pieces.len().div_ceil(MAX_CLASSES).max(1);
+    pieces
+        .chunks(per_class)
+        .map(|chunk| AgeClass {
+            youngest_s: chunk.first().map_or(0.0, |(age, ..)| age.as_secs_f64()),
+            oldest_s: chunk.last().map_or(0.0, |(age, ..)| age.as_secs_f64()),
+            live: chunk.iter().fold(Amount::default(), |sum, (_, bytes, blocks)| {
+                plus(sum, Amount { bytes: *bytes, blocks: *blocks })
+            }),
+        })
+        .collect()
+}
+
+fn plus(left: Amount, right: Amount) -> Amount {
+    Amount { bytes: left.bytes.saturating_add(right.bytes), blocks: left.blocks.saturating_add(right.blocks) }
+}
+
+fn fill(entry: &mut SiteReport, site: RawSite) {
+    entry.live = site.live;
+    entry.survivors = site.survivors;
+    entry.allocated = site.allocated;
+    entry.survivors_change = site.change;
+    entry.growth = site.growth;
+    entry.ages = site.ages;
+}
+
+/// Adds a second kernel-side site with the same frames.
+fn add(entry: &mut SiteReport, site: RawSite) {
+    entry.live = plus(entry.live, site.live);
+    entry.survivors = plus(entry.survivors, site.survivors);
+    entry.allocated = plus(entry.allocated, site.allocated);
+    entry.survivors_change.bytes += site.change.bytes;
+    entry.survivors_change.blocks += site.change.blocks;
+    entry.growth = match (entry.growth, site.growth) {
+        (Some(left), Some(right)) => Some(Growth {
+            bytes_per_hour: left.bytes_per_hour + right.bytes_per_hour,
+            observed_s: left.observed_s.max(right.observed_s),
+            steady_s: left.steady_s.min(right.steady_s),
+        }),
+        (left, right) => left.or(right),
+    };
+    for class in site.ages {
+        match entry.ages.iter_mut().find(|known| known.youngest_s == class.youngest_s && known.oldest_s == class.oldest_s) {
+            Some(known) => known.live = plus(known.live, class.live),
+            None => entry.ages.push(class),
+        }
+    }
+    entry.ages.sort_by(|left, right| left.youngest_s.total_cmp(&right.youngest_s));
+}
+
+/// Largest first; address space without memory comes last, and equal sites keep a fixed order.
+fn sort(sites: &mut [SiteReport], key: SortKey) {
+    let growth = |site: &SiteReport| site.growth.map_or(0.0, |growth| growth.bytes_per_hour);
+    sites.sort_by(|left, right| {
+        let reserved = |site: &SiteReport| site.label.as_deref() == MappingLabel::Reserved.text();
+        let by_key = match key {
+            SortKey::Bytes => right.survivors.bytes.cmp(&left.survivors.bytes),
+            SortKey::Count => right.survivors.blocks.cmp(&left.survivors.blocks),
+            SortKey::Growth => growth(right).total_cmp(&growth(left)),
+        };
+        let by_live = || right.live.bytes.cmp(&left.live.bytes);
+        reserved(left)
+            .cmp(&reserved(right))
+            .then(by_key)
+            .then_with(by_live)
+            .then_with(|| left.stack_id.cmp(&right.stack_id))
+    });
+}
+
+fn own_cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}

@@ -1,0 +1,66 @@
+//! Opening epochs and folding old ones. The order is what makes it exact: publish the table, wait until every
+//! program that saw the one before has ended, move the amounts, give the cell free.
+
+use std::time::Duration;
+
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::{
+    kernel::{Kernel, wait_for_running_programs},
+    ledger::Epochs,
+};
+
+/// The epochs, and the wait that is under way.
+pub struct EpochKeeper {
+    /// Which epochs share a cell.
+    pub epochs: Epochs,
+    waiting: Option<JoinHandle<()>>,
+    rules_off: u64,
+}
+
+impl EpochKeeper {
+    /// Epoch 0 begins now.
+    pub fn new(min_age: Duration, interval: Duration, rules_off: u64) -> Self {
+        Self { epochs: Epochs::new(min_age, interval), waiting: None, rules_off }
+    }
+
+    /// Begins the next epoch, unless the last table is not settled yet: then the epoch goes on.
+    pub fn advance(&mut self, kernel: &Kernel, now: Duration) {
+        self.settle_if_ready(kernel);
+        if self.waiting.is_some() {
+            return;
+        }
+        if let Some(table) = self.epochs.advance(now) {
+            kernel.control.publish(&table);
+            let rules_off = self.rules_off;
+            // Also without a fold: the table that is not in force may only be rewritten once nobody reads it.
+            self.waiting = Some(spawn_blocking(move || wait_for_running_programs(rules_off)));
+        }
+    }
+
+    /// Moves amounts if the wait is over.
+    pub fn settle_if_ready(&mut self, kernel: &Kernel) {
+        if self.waiting.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.waiting = None;
+            self.fold(kernel);
+        }
+    }
+
+    /// Waits for the wait, then moves amounts.
+    pub async fn settle(&mut self, kernel: &Kernel) {
+        if let Some(waiting) = self.waiting.take() {
+            let _ = waiting.await;
+            self.fold(kernel);
+        }
+    }
+
+    fn fold(&mut self, kernel: &Kernel) {
+        if let Some(fold) = self.epochs.pending_fold() {
+            let used = kernel.control.rows_used().min(kernel.rows.capacity());
+            for index in 0..used {
+                kernel.rows.fold_cell(index, fold.from, fold.to);
+            }
+            self.epochs.fold_finished();
+        }
+    }
+}
