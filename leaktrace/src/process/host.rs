@@ -155,8 +155,8 @@ pub fn tracefs() -> Option<String> {
 
 fn parse_proc_mount(text: &str) -> Option<ProcMount> {
     // The last one mounted on a point is the one that is seen.
-    let mounts = text.lines().filter_map(parse_mount);
-    let mount = mounts.filter(|mount| mount.point == "/proc" && mount.kind == "proc").last()?;
+    let mut mounts = text.lines().filter_map(parse_mount);
+    let mount = mounts.rfind(|mount| mount.point == "/proc" && mount.kind == "proc")?;
     let mut options = mount.options.split(',');
     let hidepid = options.clone().find_map(|option| option.strip_prefix("hidepid="));
     Some(ProcMount {

@@ -12,6 +12,7 @@ mod objects;
 mod open;
 mod outline;
 mod snapshot;
+mod statistics;
 #[cfg(test)]
 mod tests;
 
@@ -21,11 +22,12 @@ use std::fs::File;
 use std::path::PathBuf;
 
 pub use objects::{ObjectId, Unreadable};
+pub use statistics::{Statistics, Unresolved};
 
 use crate::object::address::{AbsoluteAddress, FileOffset, VirtualOffset};
 use crate::process::maps::{self, Mapping};
 use crate::report::model::Frame;
-use lookup::{Call, Nameless};
+use lookup::Call;
 use objects::Objects;
 use outline::Outline;
 use snapshot::Snapshot;
@@ -64,71 +66,6 @@ pub struct FrameId(u32);
 impl FrameId {
     /// Stands for every frame that came after the table was full.
     pub const OVERFLOW: Self = Self(0);
-}
-
-/// Why frames have no name, for counting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Unresolved {
-    /// The address was in no mapping when the frame was seen.
-    Unmapped,
-    /// It lies in memory without a file: generated code, or no code at all.
-    Anonymous,
-    /// It lies in a mapping that the kernel provides, such as `[vdso]`.
-    KernelProvided,
-    /// The object's file cannot be read.
-    Object(Unreadable),
-    /// The object has no symbol for it (stripped, and no debug file found).
-    NoSymbol,
-    /// The object's symbols are damaged.
-    Damaged,
-    /// The object's symbol tables are too large to be copied.
-    TooLarge,
-    /// The cap on names was reached.
-    TextCap,
-    /// The table of frames was full.
-    FrameCap,
-}
-
-impl Unresolved {
-    /// In words, for the truth line.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Self::Unmapped => "address was not mapped any more",
-            Self::Anonymous => "generated code or memory without a file",
-            Self::KernelProvided => "mapping provided by the kernel",
-            Self::Object(Unreadable::NotOpened) => "object could not be opened",
-            Self::Object(Unreadable::Replaced) => "object was replaced or deleted (root can still read it)",
-            Self::Object(Unreadable::NotElf) => "object is no readable ELF file",
-            Self::Object(Unreadable::Changed) => "object changed before it was read",
-            Self::Object(Unreadable::TableFull) => "too many objects",
-            Self::NoSymbol => "object has no symbol there",
-            Self::Damaged => "object's symbols are damaged",
-            Self::TooLarge => "object's symbol tables are too large",
-            Self::TextCap => "too many names",
-            Self::FrameCap => "too many frames",
-        }
-    }
-}
-
-/// Numbers for the truth line.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Statistics {
-    /// Distinct frames.
-    pub frames: u64,
-    /// Of these, how many were found to have no name; frames that were never shown do not count.
-    pub unresolved_frames: u64,
-    /// The same by reason.
-    pub unresolved_by_reason: BTreeMap<&'static str, u64>,
-    /// Frames refused because the table is full (each time one is seen again counts).
-    pub refused_frames: u64,
-    /// Objects.
-    pub objects: u64,
-    /// Object files held open.
-    pub open_objects: u64,
-    /// Objects whose debug information was left out: too large, damaged, or compressed in an unsupported way.
-    pub debug_left_out: u64,
-    /// Bytes of names and paths.
-    pub text_bytes: u64,
 }
 
 /// Where a frame lies.
@@ -306,7 +243,7 @@ impl FrameStore {
         match &seen.place {
             Place::Object(_) => {}
             Place::Nowhere => self.count(Unresolved::Unmapped),
-            Place::Memory(label) => self.count(memory_reason(label.as_deref())),
+            Place::Memory(label) => self.count(Unresolved::of_memory(label.as_deref())),
         }
         self.frames.push(seen.clone());
         self.by_frame.insert(seen, FrameId(number));
@@ -459,26 +396,10 @@ impl FrameStore {
                 open.iter().filter_map(|&at| addresses.get(at).copied()).collect();
             for (at, found) in open.into_iter().zip(lookup::calls(&snapshot, &asked, lines)) {
                 if let Some(answer) = answers.get_mut(at) {
-                    *answer = accepted(found);
+                    *answer = statistics::accepted(found);
                 }
             }
         }
-    }
-}
-
-/// A line without a function is no name.
-fn accepted(found: Result<Vec<Call>, Nameless>) -> Result<Vec<Call>, Unresolved> {
-    match found {
-        Ok(calls) if calls.iter().any(|call| call.function.is_some()) => Ok(calls),
-        Ok(_) | Err(Nameless::NoSymbol) => Err(Unresolved::NoSymbol),
-        Err(Nameless::Damaged) => Err(Unresolved::Damaged),
-    }
-}
-
-fn memory_reason(label: Option<&str>) -> Unresolved {
-    match label {
-        Some(label) if label.starts_with("[v") || label.starts_with("[uprobes") => Unresolved::KernelProvided,
-        _ => Unresolved::Anonymous,
     }
 }
 

@@ -64,7 +64,7 @@ fn compile(options: &[&str]) -> Program {
     let directory = tempfile::tempdir().expect("directory");
     fs::write(directory.path().join("leak.c"), SOURCE).expect("source");
     let common = ["-O1", "-w", "-o", "leak", "leak.c", "-Wl,--build-id=sha1"];
-    run_tool("gcc", &[&common, options].concat(), directory.path());
+    run_tool("gcc", &[options, &common].concat(), directory.path());
     let path = directory.path().join("leak");
     Program { directory, path }
 }
@@ -176,6 +176,22 @@ fn a_program_without_dwarf_has_names_and_no_lines() {
     let id = running.intern(&mut store);
     let frames = store.resolve(id);
     assert_eq!((names(&frames), frames[0].line), (vec!["outer"], None));
+}
+
+#[test]
+fn a_cpp_program_has_demangled_names() {
+    for options in [&["-x", "c++"][..], &["-x", "c++", "-g"]] {
+        let program = compile(options);
+        let running = program.start();
+        let mut store = FrameStore::default();
+        let id = running.intern(&mut store);
+        let frames = store.resolve(id);
+        assert_eq!(
+            frames.last().and_then(|frame| frame.function.as_deref()),
+            Some("outer(int)"),
+            "{options:?}"
+        );
+    }
 }
 
 #[test]
@@ -430,6 +446,16 @@ fn an_object_truncated_after_it_was_seen_does_not_kill_us() {
     assert_eq!(names(&store.resolve(id)), ["?"]);
     let reason = Unresolved::Damaged.describe();
     assert_eq!(store.statistics().unresolved_by_reason, BTreeMap::from([(reason, 1)]));
+}
+
+#[test]
+fn the_store_may_be_moved_to_another_thread() {
+    fn movable<T: Send>(value: T) -> T {
+        value
+    }
+    let mut store = movable(FrameStore::default());
+    let frames = std::thread::spawn(move || store.resolve(FrameId::OVERFLOW)).join().expect("thread");
+    assert_eq!(frames.len(), 1);
 }
 
 #[test]

@@ -1,0 +1,98 @@
+//! What became of the frames: numbers, and why some have no name.
+
+use std::collections::BTreeMap;
+
+use super::lookup::{Call, Nameless};
+use super::objects::Unreadable;
+use super::snapshot::SnapshotError;
+
+/// Why frames have no name, for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unresolved {
+    /// The address was in no mapping when the frame was seen.
+    Unmapped,
+    /// It lies in memory without a file: generated code, or no code at all.
+    Anonymous,
+    /// It lies in a mapping that the kernel provides, such as `[vdso]`.
+    KernelProvided,
+    /// The object's file cannot be read.
+    Object(Unreadable),
+    /// The object has no symbol for it (stripped, and no debug file found).
+    NoSymbol,
+    /// The object's symbols are damaged.
+    Damaged,
+    /// The object's symbol tables are too large to be copied.
+    TooLarge,
+    /// The cap on names was reached.
+    TextCap,
+    /// The table of frames was full.
+    FrameCap,
+}
+
+impl Unresolved {
+    /// In words, for the truth line.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Unmapped => "address was not mapped any more",
+            Self::Anonymous => "generated code or memory without a file",
+            Self::KernelProvided => "mapping provided by the kernel",
+            Self::Object(Unreadable::NotOpened) => "object could not be opened",
+            Self::Object(Unreadable::Replaced) => "object was replaced or deleted (root can still read it)",
+            Self::Object(Unreadable::NotElf) => "object is no readable ELF file",
+            Self::Object(Unreadable::Changed) => "object changed before it was read",
+            Self::Object(Unreadable::TableFull) => "too many objects",
+            Self::NoSymbol => "object has no symbol there",
+            Self::Damaged => "object's symbols are damaged",
+            Self::TooLarge => "object's symbol tables are too large",
+            Self::TextCap => "too many names",
+            Self::FrameCap => "too many frames",
+        }
+    }
+
+    /// For an address in a mapping that is no file.
+    pub(super) fn of_memory(label: Option<&str>) -> Self {
+        match label {
+            Some(label) if label.starts_with("[v") || label.starts_with("[uprobes") => Self::KernelProvided,
+            _ => Self::Anonymous,
+        }
+    }
+}
+
+impl From<SnapshotError> for Unresolved {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::TooLarge => Self::TooLarge,
+            SnapshotError::Outline(_) | SnapshotError::Io(_) => Self::Damaged,
+        }
+    }
+}
+
+/// Numbers for the truth line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Distinct frames.
+    pub frames: u64,
+    /// Of these, how many were found to have no name; frames that were never shown do not count.
+    pub unresolved_frames: u64,
+    /// The same by reason.
+    pub unresolved_by_reason: BTreeMap<&'static str, u64>,
+    /// Frames refused because the table is full (each time one is seen again counts).
+    pub refused_frames: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Object files held open.
+    pub open_objects: u64,
+    /// Objects whose debug information was left out: too large, damaged, or compressed in an unsupported way.
+    pub debug_left_out: u64,
+    /// Bytes of names and paths.
+    pub text_bytes: u64,
+}
+
+/// A line without a function is no name.
+pub(super) fn accepted(found: Result<Vec<Call>, Nameless>) -> Result<Vec<Call>, Unresolved> {
+    match found {
+        Ok(calls) if calls.iter().any(|call| call.function.is_some()) => Ok(calls),
+        Ok(_) | Err(Nameless::NoSymbol) => Err(Unresolved::NoSymbol),
+        Err(Nameless::Damaged) => Err(Unresolved::Damaged),
+    }
+}
