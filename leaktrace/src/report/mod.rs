@@ -1,3 +1,17 @@
-//! Reports: the model, and one file per output format.
+//! Reports: the model, and one file per output format. Every format is a sink over a writer; which one a file gets
+//! follows from its name.
 
+pub mod flamegraph;
+pub mod folded;
+pub mod group;
+pub mod human;
+pub mod json;
 pub mod model;
+pub mod output;
+pub mod plumbing;
+pub mod pprof;
+pub mod proto;
+pub mod text;
+pub mod truth;
+
+pub use output::{OutputError, OutputFormat, check_writable, write_file};

@@ -82,6 +82,26 @@ pub struct Amount {
     pub blocks: u64,
 }
 
+impl Amount {
+    /// Whether there is nothing.
+    pub fn is_zero(self) -> bool {
+        self == Self::default()
+    }
+
+    /// The sum, at most `u64::MAX`.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            blocks: self.blocks.saturating_add(other.blocks),
+        }
+    }
+
+    /// Bytes per block, rounded down; `None` without blocks.
+    pub fn average_bytes(self) -> Option<u64> {
+        self.bytes.checked_div(self.blocks)
+    }
+}
+
 /// A change of [`Amount`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
@@ -89,6 +109,16 @@ pub struct Change {
     pub bytes: i64,
     /// Blocks, likewise.
     pub blocks: i64,
+}
+
+impl Change {
+    /// The sum, within the limits of `i64`.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            blocks: self.blocks.saturating_add(other.blocks),
+        }
+    }
 }
 
 /// How survivors' bytes developed while traced.
@@ -258,6 +288,11 @@ pub struct Loss {
     pub events: u64,
     /// Bytes they stood for, where known.
     pub bytes: Option<u64>,
+}
+
+impl Loss {
+    /// The cause given to allocations that the live map refused; the truth line puts it beside the map's fullness.
+    pub const LIVE_MAP_FULL: &str = "live map full";
 }
 
 /// How full a capped table is.

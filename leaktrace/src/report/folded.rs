@@ -1,0 +1,158 @@
+//! Folded stacks, the input of every flamegraph tool: `process;outermost;...;innermost WEIGHT`, one line per distinct
+//! stack, weight in bytes of survivors. The format has no place for anything else, so the truth line is missing.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use super::human::base_name;
+use super::model::{Frame, FrameKind, ProcessReport, Report, SiteReport};
+
+/// What a folded frame stands for; decides its colour in a flamegraph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FoldedKind {
+    /// The process at the root.
+    Process,
+    /// Machine code.
+    Native,
+    /// A Python function.
+    Python,
+    /// Neither: why a stack ends early, a stack that is not known.
+    Note,
+}
+
+/// One frame as it is spelled in folded output.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FoldedFrame {
+    /// The name, free of `;`, line breaks and anything else that ends a frame or a line.
+    pub name: String,
+    /// What it stands for.
+    pub kind: FoldedKind,
+}
+
+/// One stack, outermost first, the process at the root.
+pub type FoldedStack = Vec<FoldedFrame>;
+
+/// Survivors' bytes of every distinct stack, in a fixed order.
+pub fn stacks(report: &Report) -> BTreeMap<FoldedStack, u64> {
+    let mut stacks = BTreeMap::new();
+    for process in &report.processes {
+        for site in process.sites.iter().filter(|site| site.survivors.bytes > 0) {
+            let weight: &mut u64 = stacks.entry(stack(process, site)).or_default();
+            *weight = weight.saturating_add(site.survivors.bytes);
+        }
+    }
+    stacks
+}
+
+/// One stack as text, without its weight.
+pub fn join(stack: &[FoldedFrame]) -> String {
+    stack.iter().map(|frame| frame.name.as_str()).collect::<Vec<_>>().join(";")
+}
+
+/// Writes folded stacks.
+pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    for (stack, weight) in stacks(report) {
+        writeln!(out, "{} {weight}", join(&stack))?;
+    }
+    Ok(())
+}
+
+fn stack(process: &ProcessReport, site: &SiteReport) -> FoldedStack {
+    let root = format!("{}-{}", process.name, process.pid);
+    // No space in the root: some tools cut it at the first one, and "# " at the start of a line is a comment.
+    let mut stack = vec![frame(FoldedKind::Process, &root.replace(char::is_whitespace, "_"))];
+    if let Some(reason) = &site.truncated {
+        stack.push(frame(FoldedKind::Note, &format!("[truncated: {reason}]")));
+    }
+    if site.frames.is_empty() && site.truncated.is_none() {
+        stack.push(frame(FoldedKind::Note, "[no stack]"));
+    }
+    stack.extend(site.frames.iter().rev().map(|entry| match entry.kind {
+        FrameKind::Python => frame(FoldedKind::Python, &python_name(entry)),
+        FrameKind::Native | FrameKind::Other => frame(FoldedKind::Native, &native_name(entry)),
+    }));
+    stack
+}
+
+fn frame(kind: FoldedKind, name: &str) -> FoldedFrame {
+    FoldedFrame { name: safe(name), kind }
+}
+
+/// `function (path/file.py:line)`, as far as known.
+fn python_name(frame: &Frame) -> String {
+    let function = frame.function.as_deref().unwrap_or("[unknown]");
+    match (&frame.file, frame.line) {
+        (Some(file), Some(line)) => format!("{function} ({file}:{line})"),
+        (Some(file), None) => format!("{function} ({file})"),
+        _ => function.to_owned(),
+    }
+}
+
+/// `symbol`, or `object+0xoffset`, or the address where not even the object is known.
+pub(super) fn native_name(frame: &Frame) -> String {
+    if let Some(function) = &frame.function {
+        return function.clone();
+    }
+    match (&frame.object, frame.virtual_offset.or(frame.file_offset)) {
+        (Some(object), Some(offset)) => format!("{}+{offset:#x}", base_name(object)),
+        (Some(object), None) => base_name(object).to_owned(),
+        _ => format!("[unknown]+{:#x}", frame.address),
+    }
+}
+
+/// Makes a name one frame of one line: `;` separates frames, a line break ends the line, and a last word that is a
+/// number would be read as a weight.
+fn safe(name: &str) -> String {
+    let separated: String = name
+        .chars()
+        .filter(|c| !matches!(c, '\u{fffe}' | '\u{ffff}'))
+        .map(|c| match c {
+            ';' => ':',
+            c if c.is_control() || c.is_whitespace() => ' ',
+            c => c,
+        })
+        .collect();
+    let mut words: Vec<&str> = separated.split(' ').filter(|word| !word.is_empty()).collect();
+    let last = words.pop().unwrap_or("[unnamed]");
+    let numeric = last.chars().all(|c| c.is_ascii_digit() || c == '.');
+    match (words.is_empty(), numeric) {
+        (true, _) => last.to_owned(),
+        (false, true) => format!("{}_{last}", words.join(" ")),
+        (false, false) => format!("{} {last}", words.join(" ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_name_can_end_a_frame_or_a_line() {
+        assert_eq!(safe("a;b\nc\td"), "a:b c d");
+        assert_eq!(safe("operator new(unsigned long)"), "operator new(unsigned long)");
+        assert_eq!(safe("f 12.5"), "f_12.5");
+        assert_eq!(safe(" \n"), "[unnamed]");
+        assert_eq!(safe("\u{1b}[1m"), "[1m");
+    }
+
+    #[test]
+    fn python_frames_name_file_and_line() {
+        let frame = Frame {
+            function: Some("get".into()),
+            file: Some("app/predict.py".into()),
+            line: Some(57),
+            ..Frame::default()
+        };
+        assert_eq!(python_name(&frame), "get (app/predict.py:57)");
+        assert_eq!(native_name(&frame), "get");
+    }
+
+    #[test]
+    fn frames_without_a_symbol_are_named_by_their_place() {
+        let mut frame = Frame { object: Some("/lib/libfoo.so".into()), ..Frame::default() };
+        frame.file_offset = Some(0x1000);
+        assert_eq!(native_name(&frame), "libfoo.so+0x1000");
+        frame.virtual_offset = Some(0x2000);
+        assert_eq!(native_name(&frame), "libfoo.so+0x2000");
+    }
+}

@@ -1,0 +1,262 @@
+//! Puts the sites of one process together by stack, function or line, and sums them. Pure.
+
+use std::collections::BTreeMap;
+
+use super::model::{Amount, Change, Frame, FrameKind, GroupBy, Growth, ProcessReport, SiteReport, SortKey};
+use super::plumbing;
+
+/// Sites that belong together, summed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group<'a> {
+    /// The member with the most survivors: its stack stands for the group.
+    pub largest: &'a SiteReport,
+    /// Frames to show of it, innermost first; the first one is what the group is named after.
+    pub frames: &'a [Frame],
+    /// How many sites are in the group, at least 1.
+    pub sites: usize,
+    /// Live blocks.
+    pub live: Amount,
+    /// Live blocks older than the minimum age.
+    pub survivors: Amount,
+    /// Ever allocated.
+    pub allocated: Amount,
+    /// Change of survivors since the last report.
+    pub survivors_change: Change,
+    /// Sum of the members' slopes. The times are those of the member that grows fastest.
+    pub growth: Option<Growth>,
+}
+
+/// What makes a frame the same line of code: not its absolute address, which changes with every `dlopen`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct FrameKey<'a> {
+    function: Option<&'a str>,
+    file: Option<&'a str>,
+    line: Option<u32>,
+    object: Option<&'a str>,
+    offset: Option<u64>,
+    address: Option<u64>,
+    inlined: bool,
+}
+
+/// Which group a site belongs to. Domain and label always tell groups apart: a reserved mapping is no heap block.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct GroupKey<'a> {
+    domain: &'a str,
+    label: Option<&'a str>,
+    frames: Vec<FrameKey<'a>>,
+    truncated: Option<&'a str>,
+}
+
+/// The groups of a process, in the order of `sort`. `plumbing` keeps the frames of allocator and start-up code.
+pub fn group(process: &ProcessReport, by: GroupBy, sort: SortKey, plumbing: bool) -> Vec<Group<'_>> {
+    let mut groups: BTreeMap<GroupKey<'_>, Group<'_>> = BTreeMap::new();
+    for site in &process.sites {
+        groups
+            .entry(key(site, by))
+            .and_modify(|group| group.add(site, plumbing))
+            .or_insert_with(|| Group::new(site, plumbing));
+    }
+    let mut groups: Vec<Group<'_>> = groups.into_values().collect();
+    groups.sort_by(|a, b| a.cmp_by(b, sort));
+    groups
+}
+
+impl<'a> Group<'a> {
+    fn new(site: &'a SiteReport, plumbing: bool) -> Self {
+        Self {
+            largest: site,
+            frames: shown(site, plumbing),
+            sites: 1,
+            live: site.live,
+            survivors: site.survivors,
+            allocated: site.allocated,
+            survivors_change: site.survivors_change,
+            growth: site.growth,
+        }
+    }
+
+    fn add(&mut self, site: &'a SiteReport, plumbing: bool) {
+        let outranks = |a: &SiteReport, b: &SiteReport| {
+            (a.survivors.bytes, a.live.bytes, b.stack_id) > (b.survivors.bytes, b.live.bytes, a.stack_id)
+        };
+        if outranks(site, self.largest) {
+            self.largest = site;
+            self.frames = shown(site, plumbing);
+        }
+        self.sites += 1;
+        self.live = self.live.plus(site.live);
+        self.survivors = self.survivors.plus(site.survivors);
+        self.allocated = self.allocated.plus(site.allocated);
+        self.survivors_change = self.survivors_change.plus(site.survivors_change);
+        self.growth = sum_growth(self.growth, site.growth);
+    }
+
+    /// The order of a report: what `sort` asks for, descending, then survivors, then the stack's identity.
+    pub fn cmp_by(&self, other: &Self, sort: SortKey) -> std::cmp::Ordering {
+        let by_bytes = other.survivors.bytes.cmp(&self.survivors.bytes);
+        let by_count = other.survivors.blocks.cmp(&self.survivors.blocks);
+        let by_live = other.live.bytes.cmp(&self.live.bytes);
+        match sort {
+            SortKey::Bytes => by_bytes.then(by_count),
+            SortKey::Count => by_count.then(by_bytes),
+            SortKey::Growth => slope(other).total_cmp(&slope(self)).then(by_bytes),
+        }
+        .then(by_live)
+        .then_with(|| self.largest.stack_id.cmp(&other.largest.stack_id))
+    }
+}
+
+fn slope(group: &Group<'_>) -> f64 {
+    group.growth.map_or(0.0, |growth| growth.bytes_per_hour)
+}
+
+fn sum_growth(a: Option<Growth>, b: Option<Growth>) -> Option<Growth> {
+    let (Some(a), Some(b)) = (a, b) else { return a.or(b) };
+    let fastest = if b.bytes_per_hour > a.bytes_per_hour { b } else { a };
+    Some(Growth { bytes_per_hour: a.bytes_per_hour + b.bytes_per_hour, ..fastest })
+}
+
+fn shown(site: &SiteReport, plumbing: bool) -> &[Frame] {
+    if plumbing { &site.frames } else { plumbing::telling(&site.frames) }
+}
+
+fn key(site: &SiteReport, by: GroupBy) -> GroupKey<'_> {
+    let telling = plumbing::telling(&site.frames);
+    let frames = match by {
+        GroupBy::Stack => site.frames.iter().map(exact_key).collect(),
+        GroupBy::Function => telling.first().map(function_key).into_iter().collect(),
+        GroupBy::Line => telling.first().map(line_key).into_iter().collect(),
+    };
+    let truncated = if by == GroupBy::Stack { site.truncated.as_deref() } else { None };
+    GroupKey { domain: &site.domain, label: site.label.as_deref(), frames, truncated }
+}
+
+/// The very instruction.
+fn exact_key(frame: &Frame) -> FrameKey<'_> {
+    let offset = frame.file_offset.or(frame.virtual_offset);
+    FrameKey {
+        function: frame.function.as_deref(),
+        file: frame.file.as_deref(),
+        line: frame.line,
+        object: frame.object.as_deref(),
+        offset,
+        // A Python frame has no offset, and its address is that of a code object: the line says it all.
+        address: (offset.is_none() && frame.kind != FrameKind::Python).then_some(frame.address),
+        inlined: frame.inlined,
+    }
+}
+
+/// The function; without a name, the instruction.
+fn function_key(frame: &Frame) -> FrameKey<'_> {
+    let exact = exact_key(frame);
+    if exact.function.is_none() {
+        return exact;
+    }
+    FrameKey { line: None, offset: None, address: None, inlined: false, ..exact }
+}
+
+/// The source line; without one, the instruction.
+fn line_key(frame: &Frame) -> FrameKey<'_> {
+    let exact = exact_key(frame);
+    if exact.file.is_none() || exact.line.is_none() {
+        return exact;
+    }
+    FrameKey { offset: None, address: None, inlined: false, ..exact }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(function: &str, line: u32) -> Frame {
+        Frame {
+            function: Some(function.into()),
+            file: Some("a.c".into()),
+            line: Some(line),
+            ..Frame::default()
+        }
+    }
+
+    fn site(stack_id: u64, bytes: u64, frames: Vec<Frame>) -> SiteReport {
+        let amount = Amount { bytes, blocks: 1 };
+        let growth = Growth { bytes_per_hour: bytes as f64, observed_s: 60.0, steady_s: stack_id as f64 };
+        SiteReport {
+            stack_id,
+            domain: "malloc".into(),
+            live: amount,
+            survivors: amount,
+            allocated: amount,
+            survivors_change: Change { bytes: 1, blocks: -1 },
+            growth: Some(growth),
+            frames,
+            ..SiteReport::default()
+        }
+    }
+
+    fn process() -> ProcessReport {
+        let sites = vec![
+            site(1, 10, vec![frame("malloc", 1), frame("grow", 3), frame("main", 9)]),
+            site(2, 30, vec![frame("grow", 3), frame("other", 5)]),
+            site(3, 20, vec![frame("grow", 4), frame("main", 9)]),
+            site(4, 5, vec![frame("last", 3)]),
+        ];
+        ProcessReport { sites, ..ProcessReport::default() }
+    }
+
+    fn sums(by: GroupBy) -> Vec<(u64, usize)> {
+        let process = process();
+        group(&process, by, SortKey::Bytes, false).iter().map(|g| (g.survivors.bytes, g.sites)).collect()
+    }
+
+    #[test]
+    fn stacks_stay_apart_functions_and_lines_come_together() {
+        assert_eq!(sums(GroupBy::Stack), [(30, 1), (20, 1), (10, 1), (5, 1)]);
+        assert_eq!(sums(GroupBy::Line), [(40, 2), (20, 1), (5, 1)]);
+        assert_eq!(sums(GroupBy::Function), [(60, 3), (5, 1)]);
+    }
+
+    #[test]
+    fn a_group_is_represented_by_its_largest_member_and_sums_the_rest() {
+        let process = process();
+        let groups = group(&process, GroupBy::Function, SortKey::Bytes, false);
+        assert_eq!(groups[0].largest.stack_id, 2);
+        assert_eq!(groups[0].survivors_change, Change { bytes: 3, blocks: -3 });
+        assert_eq!(groups[0].growth, Some(Growth { bytes_per_hour: 60.0, observed_s: 60.0, steady_s: 2.0 }));
+    }
+
+    #[test]
+    fn the_same_stack_under_two_ids_is_one_group() {
+        // A dlopen elsewhere changes the mapping generation and with it the stack's identity.
+        let mut process = process();
+        process.sites.push(site(9, 7, vec![frame("last", 3)]));
+        let groups = group(&process, GroupBy::Stack, SortKey::Bytes, false);
+        assert!(groups.iter().any(|group| group.sites == 2 && group.survivors.bytes == 12));
+    }
+
+    #[test]
+    fn allocators_and_labels_are_never_mixed() {
+        let mut process = process();
+        process.sites[3].label = Some("reserved, no access".into());
+        process.sites.push(site(9, 7, vec![frame("last", 3)]));
+        assert_eq!(group(&process, GroupBy::Function, SortKey::Bytes, false).len(), 3);
+    }
+
+    #[test]
+    fn growth_and_count_decide_the_order_when_asked() {
+        let mut process = process();
+        process.sites[3].growth = Some(Growth { bytes_per_hour: 1e9, ..Growth::default() });
+        process.sites[0].survivors.blocks = 99;
+        let first = |sort| group(&process, GroupBy::Stack, sort, false)[0].largest.stack_id;
+        assert_eq!(first(SortKey::Growth), 4);
+        assert_eq!(first(SortKey::Count), 1);
+    }
+
+    #[test]
+    fn unnamed_frames_are_told_apart_by_their_place() {
+        let nameless =
+            |offset| Frame { object: Some("a.so".into()), file_offset: Some(offset), ..Frame::default() };
+        let sites = vec![site(1, 1, vec![nameless(16)]), site(2, 1, vec![nameless(32)])];
+        let process = ProcessReport { sites, ..ProcessReport::default() };
+        assert_eq!(group(&process, GroupBy::Function, SortKey::Bytes, false).len(), 2);
+    }
+}

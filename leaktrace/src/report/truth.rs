@@ -1,0 +1,189 @@
+//! The truth line: what a report does not know, in one line for people. Every report ends with it, and says "nothing
+//! lost" only where that is so.
+
+use super::human::{bytes, count, duration, percent, plural, printable};
+use super::model::{Fullness, Loss, Truth};
+
+impl Truth {
+    /// The truth line: no line break, no label in front.
+    pub fn line(&self) -> String {
+        let mut parts = vec![
+            self.lost_part(),
+            plural(self.unmatched_frees, "unmatched free"),
+            self.truncated_part(),
+            format!("{} of {} unresolved", count(self.unresolved_frames), plural(self.frames, "frame")),
+            self.live_map_part(),
+        ];
+        parts.extend(self.rows_part());
+        parts.push(self.blind_part());
+        parts.push(self.memory_part());
+        parts.extend(self.notes.iter().map(|note| sentence(note)));
+        parts.join("; ")
+    }
+
+    /// What the line leaves out, one entry a line: reasons, counters, leaktrace's own cost.
+    pub fn verbose_lines(&self) -> Vec<String> {
+        let mut lines = vec![
+            format!(
+                "leaktrace itself: {:.2} s of CPU, {} resident, {} of kernel maps",
+                self.own_cpu_s,
+                bytes(self.own_rss_bytes),
+                bytes(self.map_bytes)
+            ),
+            format!("live map: {}", filled(&self.live_map, "block")),
+            format!("site table: {}", filled(&self.rows, "row")),
+        ];
+        lines.extend(self.anonymous_bytes.map(|anonymous| {
+            format!(
+                "heap and anonymous mappings: {}, tracked: {}",
+                bytes(anonymous),
+                bytes(self.tracked_bytes)
+            )
+        }));
+        lines.extend(self.truncated_stacks.iter().map(|(reason, stacks)| {
+            format!("truncated, {}: {}", printable(reason), plural(*stacks, "stack"))
+        }));
+        lines.extend(
+            self.counters
+                .iter()
+                .map(|(name, value)| format!("counter {}: {}", printable(name), count(*value))),
+        );
+        lines
+    }
+
+    /// Whether every allocation and free of the time traced was recorded, as far as leaktrace can know.
+    pub fn nothing_lost(&self) -> bool {
+        self.lost.iter().all(|loss| loss.events == 0)
+    }
+
+    fn lost_part(&self) -> String {
+        if self.nothing_lost() {
+            return "nothing lost".to_owned();
+        }
+        let causes: Vec<String> = self.lost.iter().filter(|loss| loss.events > 0).map(cause).collect();
+        let events = self.lost.iter().fold(0u64, |sum, loss| sum.saturating_add(loss.events));
+        format!("LOST {} ({})", plural(events, "event"), causes.join(", "))
+    }
+
+    fn truncated_part(&self) -> String {
+        let truncated = self.truncated_stacks.values().fold(0u64, |sum, stacks| sum.saturating_add(*stacks));
+        format!("{} of {} truncated", count(truncated), plural(self.stacks, "stack"))
+    }
+
+    fn live_map_part(&self) -> String {
+        let Some(since) = self.live_map.full_since_s else {
+            return format!("live map {} full", percent(self.live_map.used, self.live_map.capacity));
+        };
+        let missing = self.lost.iter().find(|loss| loss.cause == Loss::LIVE_MAP_FULL);
+        let missing = missing.map_or_else(
+            || "how much is missing is not known".to_owned(),
+            |loss| match loss.bytes {
+                Some(lost) => format!("{} in {} missing", bytes(lost), plural(loss.events, "block")),
+                None => format!("{} missing", plural(loss.events, "block")),
+            },
+        );
+        format!(
+            "LIVE MAP FULL since {} of tracing (cap {}; {missing}; raise --max-live-blocks)",
+            duration(since),
+            plural(self.live_map.capacity, "block"),
+        )
+    }
+
+    /// The site table is only worth a word when it has refused somebody.
+    fn rows_part(&self) -> Option<String> {
+        let since = self.rows.full_since_s?;
+        Some(format!(
+            "SITE TABLE FULL since {} of tracing (cap {}): newer sites are booked together",
+            duration(since),
+            plural(self.rows.capacity, "row")
+        ))
+    }
+
+    fn blind_part(&self) -> String {
+        if self.blind_windows.is_empty() {
+            return "no blind windows".to_owned();
+        }
+        let windows: Vec<String> = self.blind_windows.iter().map(|window| sentence(window)).collect();
+        format!("blind: {}", windows.join(", "))
+    }
+
+    fn memory_part(&self) -> String {
+        let tracked = bytes(self.tracked_bytes);
+        let resident = match self.rss_bytes {
+            Some(rss) => format!("tracked {tracked} of {} RSS", bytes(rss)),
+            None => format!("tracked {tracked}, RSS unknown"),
+        };
+        match self.before_attach_bytes {
+            Some(before) => format!("{resident}, {} were there before attaching", bytes(before)),
+            None => format!("{resident}, memory before attaching unknown"),
+        }
+    }
+}
+
+fn cause(loss: &Loss) -> String {
+    let cause = printable(&loss.cause);
+    match loss.bytes {
+        Some(lost) => format!("{} {cause}, {}", count(loss.events), bytes(lost)),
+        None => format!("{} {cause}", count(loss.events)),
+    }
+}
+
+fn filled(table: &Fullness, noun: &str) -> String {
+    let refused = match table.full_since_s {
+        Some(since) => format!(", full since {} of tracing", duration(since)),
+        None => String::new(),
+    };
+    format!("{} of {} ({}){refused}", count(table.used), plural(table.capacity, noun), {
+        percent(table.used, table.capacity)
+    })
+}
+
+/// A sentence as part of a longer one: printable and without its full stop.
+fn sentence(text: &str) -> String {
+    printable(text.trim().trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_plainly_when_nothing_was_lost() {
+        let truth = Truth {
+            lost: vec![Loss { cause: "ring buffer full".into(), events: 0, bytes: None }],
+            ..Truth::default()
+        };
+        assert_eq!(
+            truth.line(),
+            "nothing lost; 0 unmatched frees; 0 of 0 stacks truncated; 0 of 0 frames unresolved; live map 0 % full; \
+             no blind windows; tracked 0 B, RSS unknown, memory before attaching unknown"
+        );
+    }
+
+    #[test]
+    fn a_full_live_map_says_since_when_and_how_much_is_missing() {
+        let truth = Truth {
+            lost: vec![Loss { cause: Loss::LIVE_MAP_FULL.into(), events: 2_000, bytes: Some(65_536) }],
+            live_map: Fullness { used: 500, capacity: 500, full_since_s: Some(125.0) },
+            ..Truth::default()
+        };
+        let line = truth.line();
+        assert!(line.starts_with("LOST 2,000 events (2,000 live map full, 64.0 KiB)"), "{line}");
+        assert!(
+            line.contains(
+                "LIVE MAP FULL since 2 min 5 s of tracing (cap 500 blocks; 64.0 KiB in 2,000 blocks missing"
+            ),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn no_text_from_outside_can_break_the_line() {
+        let truth = Truth {
+            notes: vec!["two\nlines.".into()],
+            blind_windows: vec!["a\rb".into()],
+            ..Truth::default()
+        };
+        assert!(!truth.line().contains(char::is_control));
+    }
+}
