@@ -155,4 +155,18 @@ mod tests {
         frame.virtual_offset = Some(0x2000);
         assert_eq!(native_name(&frame), "libfoo.so+0x2000");
     }
+
+    proptest::proptest! {
+        /// Whatever a target calls its functions: one frame, one line, and no weight but the last word of the line.
+        #[test]
+        fn any_name_is_safe(name in ".*( [0-9.]+)?") {
+            let safe = safe(&name);
+            proptest::prop_assert!(!safe.is_empty() && !safe.contains(';') && !safe.contains(char::is_control));
+            let mut words: Vec<&str> = safe.split(char::is_whitespace).collect();
+            proptest::prop_assert!(words.iter().all(|word| !word.is_empty()));
+            let last = words.pop().unwrap_or_default();
+            let numeric = last.chars().all(|c| c.is_ascii_digit() || c == '.');
+            proptest::prop_assert!(words.is_empty() || !numeric);
+        }
+    }
 }

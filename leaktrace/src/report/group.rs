@@ -1,6 +1,7 @@
 //! Puts the sites of one process together by stack, function or line, and sums them. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 
 use super::model::{Amount, Change, Frame, FrameKind, GroupBy, Growth, ProcessReport, SiteReport, SortKey};
 use super::plumbing;
@@ -27,7 +28,7 @@ pub struct Group<'a> {
 }
 
 /// What makes a frame the same line of code: not its absolute address, which changes with every `dlopen`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct FrameKey<'a> {
     function: Option<&'a str>,
     file: Option<&'a str>,
@@ -39,17 +40,40 @@ struct FrameKey<'a> {
 }
 
 /// Which group a site belongs to. Domain and label always tell groups apart: a reserved mapping is no heap block.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(PartialEq, Eq, Hash)]
 struct GroupKey<'a> {
     domain: &'a str,
     label: Option<&'a str>,
-    frames: Vec<FrameKey<'a>>,
-    truncated: Option<&'a str>,
+    code: CodeKey<'a>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+enum CodeKey<'a> {
+    Stack(StackKey<'a>, Option<&'a str>),
+    Frame(Option<FrameKey<'a>>),
+}
+
+/// A whole stack, compared frame by frame in place: a report may hold tens of thousands of them.
+struct StackKey<'a>(&'a [Frame]);
+
+impl PartialEq for StackKey<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.iter().map(exact_key).eq(other.0.iter().map(exact_key))
+    }
+}
+
+impl Eq for StackKey<'_> {}
+
+impl Hash for StackKey<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.len().hash(state);
+        self.0.iter().for_each(|frame| exact_key(frame).hash(state));
+    }
 }
 
 /// The groups of a process, in the order of `sort`. `plumbing` keeps the frames of allocator and start-up code.
 pub fn group(process: &ProcessReport, by: GroupBy, sort: SortKey, plumbing: bool) -> Vec<Group<'_>> {
-    let mut groups: BTreeMap<GroupKey<'_>, Group<'_>> = BTreeMap::new();
+    let mut groups: HashMap<GroupKey<'_>, Group<'_>> = HashMap::new();
     for site in &process.sites {
         groups
             .entry(key(site, by))
@@ -91,7 +115,8 @@ impl<'a> Group<'a> {
         self.growth = sum_growth(self.growth, site.growth);
     }
 
-    /// The order of a report: what `sort` asks for, descending, then survivors, then the stack's identity.
+    /// The order of a report: what `sort` asks for, descending, then survivors, then identity, so that the order
+    /// is always the same.
     pub fn cmp_by(&self, other: &Self, sort: SortKey) -> std::cmp::Ordering {
         let by_bytes = other.survivors.bytes.cmp(&self.survivors.bytes);
         let by_count = other.survivors.blocks.cmp(&self.survivors.blocks);
@@ -103,6 +128,8 @@ impl<'a> Group<'a> {
         }
         .then(by_live)
         .then_with(|| self.largest.stack_id.cmp(&other.largest.stack_id))
+        .then_with(|| self.largest.domain.cmp(&other.largest.domain))
+        .then_with(|| self.largest.label.cmp(&other.largest.label))
     }
 }
 
@@ -121,14 +148,13 @@ fn shown(site: &SiteReport, plumbing: bool) -> &[Frame] {
 }
 
 fn key(site: &SiteReport, by: GroupBy) -> GroupKey<'_> {
-    let telling = plumbing::telling(&site.frames);
-    let frames = match by {
-        GroupBy::Stack => site.frames.iter().map(exact_key).collect(),
-        GroupBy::Function => telling.first().map(function_key).into_iter().collect(),
-        GroupBy::Line => telling.first().map(line_key).into_iter().collect(),
+    let named_after = || plumbing::telling(&site.frames).first();
+    let code = match by {
+        GroupBy::Stack => CodeKey::Stack(StackKey(&site.frames), site.truncated.as_deref()),
+        GroupBy::Function => CodeKey::Frame(named_after().map(function_key)),
+        GroupBy::Line => CodeKey::Frame(named_after().map(line_key)),
     };
-    let truncated = if by == GroupBy::Stack { site.truncated.as_deref() } else { None };
-    GroupKey { domain: &site.domain, label: site.label.as_deref(), frames, truncated }
+    GroupKey { domain: &site.domain, label: site.label.as_deref(), code }
 }
 
 /// The very instruction.

@@ -13,5 +13,6 @@ pub mod pprof;
 pub mod proto;
 pub mod text;
 pub mod truth;
+mod wording;
 
 pub use output::{OutputError, OutputFormat, check_writable, write_file};

@@ -62,7 +62,7 @@ impl Truth {
         }
         let causes: Vec<String> = self.lost.iter().filter(|loss| loss.events > 0).map(cause).collect();
         let events = self.lost.iter().fold(0u64, |sum, loss| sum.saturating_add(loss.events));
-        format!("LOST {} ({})", plural(events, "event"), causes.join(", "))
+        format!("LOST {}: {}", plural(events, "event"), causes.join(", "))
     }
 
     fn truncated_part(&self) -> String {
@@ -83,7 +83,7 @@ impl Truth {
             },
         );
         format!(
-            "LIVE MAP FULL since {} of tracing (cap {}; {missing}; raise --max-live-blocks)",
+            "LIVE MAP FULL since {} into tracing (cap {}; {missing}; raise --max-live-blocks)",
             duration(since),
             plural(self.live_map.capacity, "block"),
         )
@@ -93,7 +93,7 @@ impl Truth {
     fn rows_part(&self) -> Option<String> {
         let since = self.rows.full_since_s?;
         Some(format!(
-            "SITE TABLE FULL since {} of tracing (cap {}): newer sites are booked together",
+            "SITE TABLE FULL since {} into tracing (cap {}): newer sites are booked together",
             duration(since),
             plural(self.rows.capacity, "row")
         ))
@@ -123,19 +123,18 @@ impl Truth {
 fn cause(loss: &Loss) -> String {
     let cause = printable(&loss.cause);
     match loss.bytes {
-        Some(lost) => format!("{} {cause}, {}", count(loss.events), bytes(lost)),
-        None => format!("{} {cause}", count(loss.events)),
+        Some(lost) => format!("{cause} {} ({})", count(loss.events), bytes(lost)),
+        None => format!("{cause} {}", count(loss.events)),
     }
 }
 
 fn filled(table: &Fullness, noun: &str) -> String {
     let refused = match table.full_since_s {
-        Some(since) => format!(", full since {} of tracing", duration(since)),
+        Some(since) => format!(", full since {} into tracing", duration(since)),
         None => String::new(),
     };
-    format!("{} of {} ({}){refused}", count(table.used), plural(table.capacity, noun), {
-        percent(table.used, table.capacity)
-    })
+    let share = percent(table.used, table.capacity);
+    format!("{} of {} ({share}){refused}", count(table.used), plural(table.capacity, noun))
 }
 
 /// A sentence as part of a longer one: printable and without its full stop.
@@ -168,10 +167,10 @@ mod tests {
             ..Truth::default()
         };
         let line = truth.line();
-        assert!(line.starts_with("LOST 2,000 events (2,000 live map full, 64.0 KiB)"), "{line}");
+        assert!(line.starts_with("LOST 2,000 events: live map full 2,000 (64.0 KiB)"), "{line}");
         assert!(
             line.contains(
-                "LIVE MAP FULL since 2 min 5 s of tracing (cap 500 blocks; 64.0 KiB in 2,000 blocks missing"
+                "LIVE MAP FULL since 2 min 5 s into tracing (cap 500 blocks; 64.0 KiB in 2,000 blocks missing"
             ),
             "{line}"
         );
