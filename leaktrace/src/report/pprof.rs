@@ -133,9 +133,7 @@ impl<'a> Builder<'a> {
         let lines: Vec<(u64, i64)> = frames.iter().filter_map(|frame| self.line(frame)).collect();
         let Some(frame) = frames.last() else { return self.note("[unknown]") };
         let mapping_id = self.mapping(process.serial, frame, frames);
-        // One before the return address lies in the call, where pprof's own symbolizer wants to look.
-        let address = frame.address.saturating_sub(1);
-        self.intern_location(LocationKey { mapping_id, address, lines })
+        self.intern_location(LocationKey { mapping_id, address: call(frame), lines })
     }
 
     /// A location that is no code but has to be seen.
@@ -190,7 +188,7 @@ impl<'a> Builder<'a> {
         let bias = bias(frame.address, file_offset);
         let build_id = frame.build_id.as_deref();
         let (filename, build) = (self.string(object), self.string(build_id.unwrap_or("")));
-        let start = frame.address / PAGE * PAGE;
+        let start = call(frame) / PAGE * PAGE;
         let limit = start.saturating_add(PAGE);
         let mappings = &mut self.profile.mapping;
         let index =
@@ -232,6 +230,11 @@ impl<'a> Builder<'a> {
         self.strings.insert(text.to_owned(), index);
         index
     }
+}
+
+/// An address inside the call, where pprof's own symbolizer wants to look: one before the return address.
+fn call(frame: &Frame) -> u64 {
+    frame.address.saturating_sub(1)
 }
 
 /// Distance between addresses and file offsets of one mapping, in whole pages: whether `file_offset` belongs to the
@@ -301,6 +304,15 @@ mod tests {
                 (0x5000, 0x8000, 0x1000)
             );
         }
+    }
+
+    #[test]
+    fn every_location_lies_in_its_mapping() {
+        // A call at the very end of a page: its return address is on the next one.
+        let profile = profile(&report(vec![frame(0x6000, 0x2000, "a", false)]));
+        let (mapping, location) = (profile.mapping[0], &profile.location[0]);
+        assert!((mapping.memory_start..mapping.memory_limit).contains(&location.address));
+        assert_eq!((mapping.memory_start, mapping.file_offset), (0x5000, 0x1000));
     }
 
     #[test]
