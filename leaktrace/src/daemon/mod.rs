@@ -8,6 +8,7 @@ mod stdout;
 mod tracer;
 
 use std::{
+    os::fd::OwnedFd,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -50,27 +51,26 @@ impl Signals {
         })
     }
 
-    /// Waits for one that ends tracing.
-    async fn ending(&mut self) -> Ending {
+    /// Waits for the next one.
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => Ending::Signal("SIGINT"),
-            _ = self.terminate.recv() => Ending::Signal("SIGTERM"),
-            _ = self.hangup.recv() => Ending::Signal("SIGHUP"),
+            _ = self.interrupt.recv() => Asked::End(Ending::Signal("SIGINT")),
+            _ = self.terminate.recv() => Asked::End(Ending::Signal("SIGTERM")),
+            _ = self.hangup.recv() => Asked::End(Ending::Signal("SIGHUP")),
+            _ = self.write.recv() => Asked::Write,
         }
     }
 }
 
-/// A descriptor of the kernel's, watched but not owned.
-struct Watched(std::os::fd::RawFd);
-
-impl std::os::fd::AsRawFd for Watched {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0
-    }
+/// What a signal asks for.
+enum Asked {
+    End(Ending),
+    Write,
 }
 
-fn watch(fd: std::os::fd::RawFd) -> Result<AsyncFd<Watched>, Failure> {
-    AsyncFd::with_interest(Watched(fd), Interest::READABLE)
+fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, Failure> {
+    // SAFETY: the descriptor is ours and stays open for as long as the AsyncFd that owns it.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
         .map_err(|error| Failure::Failed(format!("could not wait for the ring buffer: {error}")))
 }
 
@@ -106,7 +106,7 @@ async fn run_fallible(
     signals: &mut Signals,
     stdout: &mut Stdout,
 ) -> Result<Ending, Failure> {
-    let [stacks, events] = tracer.ring_fds();
+    let [stacks, events] = tracer.ring_fds()?;
     let (stacks, events) = (watch(stacks)?, watch(events)?);
     let mut reports = interval(plan.interval);
     reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -117,7 +117,16 @@ async fn run_fallible(
     loop {
         tokio::select! {
             biased;
-            ending = signals.ending() => return Ok(ending),
+            asked = signals.next() => match asked {
+                Asked::End(ending) => return Ok(ending),
+                Asked::Write => {
+                    tracer.drain();
+                    let report = tracer.report(Reason::Requested);
+                    if let Err(failure) = write_files(&plan.outputs, &report) {
+                        tracing::error!("{failure}");
+                    }
+                }
+            },
             () = until(deadline) => return Ok(Ending::Duration),
             guard = stacks.readable() => {
                 if let Ok(mut guard) = guard { guard.clear_ready(); }
@@ -126,12 +135,6 @@ async fn run_fallible(
             guard = events.readable() => {
                 if let Ok(mut guard) = guard { guard.clear_ready(); }
                 tracer.drain();
-            }
-            _ = signals.write.recv() => {
-                let report = tracer.report(Reason::Requested);
-                if let Err(failure) = write_files(&plan.outputs, &report) {
-                    tracing::error!("{failure}");
-                }
             }
             _ = reports.tick() => {
                 tracer.drain();

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ffi::{OsStr, OsString},
-    os::fd::RawFd,
+    os::fd::OwnedFd,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -158,8 +158,11 @@ impl Tracer {
     }
 
     /// Descriptors to wait for.
-    pub fn ring_fds(&self) -> [RawFd; 2] {
-        self.rings.fds()
+    ///
+    /// # Errors
+    /// If no more descriptors can be had.
+    pub fn ring_fds(&self) -> Result<[OwnedFd; 2], Failure> {
+        Ok(self.rings.fds()?)
     }
 
     /// Time since tracing began.

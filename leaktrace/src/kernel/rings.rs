@@ -1,6 +1,6 @@
 //! The two ring buffers, drained into plain values.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{MapData, RingBuf};
 use leaktrace_common::{
@@ -8,6 +8,7 @@ use leaktrace_common::{
     walk::MAX_FRAMES,
 };
 
+use super::KernelError;
 use crate::object::address::AbsoluteAddress;
 
 /// A stack, seen for the first time.
@@ -30,9 +31,14 @@ impl Rings {
         Self { stacks, events }
     }
 
-    /// File descriptors that become readable when something arrives: stacks, events.
-    pub fn fds(&self) -> [RawFd; 2] {
-        [self.stacks.as_raw_fd(), self.events.as_raw_fd()]
+    /// Descriptors that become readable when something arrives: stacks, events.
+    ///
+    /// # Errors
+    /// If no more descriptors can be had.
+    pub fn fds(&self) -> Result<[OwnedFd; 2], KernelError> {
+        let clone = |ring: &RingBuf<MapData>| ring.as_fd().try_clone_to_owned();
+        let failed = |source| KernelError::Io { what: "duplicating a ring buffer's descriptor".into(), source };
+        Ok([clone(&self.stacks).map_err(failed)?, clone(&self.events).map_err(failed)?])
     }
 
     /// The next stack, if one is there.

@@ -13,7 +13,10 @@ use super::human::{bytes, duration, plural, printable};
 use super::model::{Amount, Report};
 
 /// Characters of the truth line that fit under the title at the initial width.
-const SUBTITLE_CHARS: usize = 165;
+const SUBTITLE_CHARS: usize = 150;
+
+/// Stands for the parts of the truth line that do not fit.
+const SUBTITLE_CUT: &str = "; ... (rest: comment in this file)";
 
 /// Sum of all weights at most: inferno adds them up unchecked.
 const MAX_TOTAL: u64 = 1 << 60;
@@ -80,9 +83,9 @@ fn subtitle(report: &Report) -> String {
     if truth.chars().count() <= SUBTITLE_CHARS {
         return truth;
     }
-    let kept: String = truth.chars().take(SUBTITLE_CHARS).collect();
+    let kept: String = truth.chars().take(SUBTITLE_CHARS - SUBTITLE_CUT.len()).collect();
     let whole_parts = kept.rsplit_once("; ").map_or(kept.as_str(), |(parts, _)| parts);
-    format!("{whole_parts}; ... (rest in the file's comment)")
+    format!("{whole_parts}{SUBTITLE_CUT}")
 }
 
 /// An XML comment may not hold two hyphens in a row, nor end with one.
