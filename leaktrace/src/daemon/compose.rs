@@ -22,7 +22,7 @@ use crate::{
 
 /// Counters that stand for lost events, and what to call them.
 const LOSSES: &[(usize, &str, Option<usize>)] = &[
-    (counter::LOST_LIVE_FULL, "live map full", Some(counter::LOST_LIVE_FULL_BYTES)),
+    (counter::LOST_LIVE_FULL, Loss::LIVE_MAP_FULL, Some(counter::LOST_LIVE_FULL_BYTES)),
     (counter::LOST_LIVE_ERROR, "live map refused", None),
     (counter::LOST_THREAD_STATE, "no per-thread scratch", None),
     (counter::ABANDONED_CALLS, "calls that never returned", None),

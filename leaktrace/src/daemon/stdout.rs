@@ -37,7 +37,7 @@ impl Stdout {
         let result = if self.json {
             json::write_line(report, &mut out)
         } else {
-            text::render(report, &self.options, &mut out)
+            text::render(report, &self.options, &mut out).and_then(|()| writeln!(out))
         };
         let result = result.and_then(|()| out.flush());
         self.closed = result.is_err();
