@@ -139,7 +139,8 @@ impl Allocators {
 
     /// More than one object allocates, so that one block may pass two layers.
     pub fn is_layered(&self) -> bool {
-        let allocators = self.primary.iter().filter(|found| found.hook.hook().provider == Provider::Allocator);
+        let allocators =
+            self.primary.iter().filter(|found| found.hook.hook().provider == Provider::Allocator);
         let mut objects: Vec<usize> = allocators.map(|found| found.object).collect();
         objects.sort_unstable();
         objects.dedup();
@@ -231,7 +232,8 @@ impl Allocators {
 
     fn object_names(&self) -> String {
         let name = |path: &PathBuf| path.display().to_string();
-        let mut names: Vec<_> = self.objects.iter().take(MAX_NAMED).map(|object| name(&object.path)).collect();
+        let mut names: Vec<_> =
+            self.objects.iter().take(MAX_NAMED).map(|object| name(&object.path)).collect();
         if self.objects.len() > MAX_NAMED {
             names.push("...".to_owned());
         }
@@ -250,7 +252,11 @@ fn look_up(elf: &Elf, table: Table, object: usize) -> Result<(Vec<ResolvedHook>,
         match symbol {
             Ok(Symbol { address, size }) => found.push(ResolvedHook { hook, object, address, size }),
             Err(reason @ (Absence::Indirect | Absence::NotCode)) => {
-                notes.push(format!("{} of {} is not hooked: {reason}", hook.hook().name, elf.path().display()));
+                notes.push(format!(
+                    "{} of {} is not hooked: {reason}",
+                    hook.hook().name,
+                    elf.path().display()
+                ));
             }
             Err(Absence::NoTable | Absence::NotDefined) => {}
         }
