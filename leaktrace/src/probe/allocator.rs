@@ -124,11 +124,22 @@ impl Allocators {
         Ok(found)
     }
 
-    /// For an executable that has not started: only itself is looked at.
+    /// For a static executable that has not started: only itself is looked at.
     pub(super) fn of_executable(object: LoadedObject) -> Self {
         let mut found = Self { objects: vec![object], ..Self::default() };
         found.resolve();
         found
+    }
+
+    /// For a dynamic linker that has not started: only its notification. Its own `malloc` serves nobody else.
+    pub(super) fn of_linker(object: LoadedObject) -> Result<Self, ElfError> {
+        let mut linker = None;
+        for table in [Table::Dynamic, Table::Full] {
+            let (found, _) = look_up(&object.elf, table, 0)?;
+            let notification = found.into_iter().find(|found| found.hook.hook().provider == Provider::Linker);
+            linker = linker.or(notification);
+        }
+        Ok(Self { objects: vec![object], linker, ..Self::default() })
     }
 
     /// Which of `malloc` and `free` nobody defines.

@@ -101,7 +101,7 @@ impl Loaded {
                 loaded.add(view, mapping, None);
             }
         }
-        loaded.objects.sort_by_key(|object| object.is_libc());
+        loaded.objects.sort_by_key(LoadedObject::is_libc);
         loaded
     }
 

@@ -176,12 +176,10 @@ fn a_plan_has_one_probe_per_place_and_frees_come_first() {
     assert!(position(kind::FREE) < position(kind::REALLOC));
     assert!(position(kind::REALLOC) < position(kind::ALLOC));
     let rows = plan.rows();
-    let row = |function: &str| rows.iter().find(|row| row.function.contains(function)).expect("a row");
-    assert_eq!(
-        row("memalign, ").function.split(", ").count(),
-        2,
-        "aligned_alloc and memalign are the same code"
-    );
+    let row = |function: &str| {
+        rows.iter().find(|row| row.function.split(", ").any(|name| name == function)).expect("a row")
+    };
+    assert_eq!(row("memalign").function, row("aligned_alloc").function, "the same code in glibc 2.36");
     assert!(row("mmap").function.contains("mmap64"));
     assert_eq!(row("malloc").cost_ns, CostTable::default().cost(row("malloc").class).return_ns);
     assert!(row("free").emulated && !row("free").needs_return);
