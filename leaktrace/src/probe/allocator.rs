@@ -12,7 +12,7 @@ use super::view::{LiveView, View};
 use crate::object::address::{AbsoluteAddress, VirtualOffset};
 use crate::object::elf::{Elf, ElfError};
 use crate::object::symbols::{Absence, Symbol, Table};
-use crate::process::{ProcessError, maps};
+use crate::process::{self, ProcessError, maps};
 
 /// Most object names that an error message lists.
 const MAX_NAMED: usize = 8;
@@ -98,7 +98,10 @@ pub enum AllocatorError {
 impl Allocators {
     /// Finds the allocators of a running process.
     pub fn discover(pid: u32) -> Result<Self, AllocatorError> {
-        let found = Self::of(&LiveView::open(pid)?)?;
+        let found = Self::of(&LiveView::open(pid)?).map_err(|error| match process::exists(pid) {
+            true => AllocatorError::Object(error),
+            false => ProcessError::Gone { pid }.into(),
+        })?;
         let missing = found.missing();
         if missing.is_empty() {
             return Ok(found);
@@ -158,10 +161,15 @@ impl Allocators {
         objects.len() > 1 || !self.extra.is_empty()
     }
 
+    /// A static executable. A dynamic linker that was started by hand looks like one, but has loaded others.
+    fn is_alone(&self) -> bool {
+        matches!(self.objects.as_slice(), [only] if only.elf.is_static_executable())
+    }
+
     fn resolve(&mut self) {
         let definitions: Vec<_> = (0..self.objects.len()).map(|index| self.definitions(index)).collect();
         let libc = self.objects.iter().position(LoadedObject::is_libc);
-        let alone = self.objects.first().is_some_and(|object| object.elf.is_static_executable());
+        let alone = self.is_alone();
         for hook in hooks::all() {
             let provider = hook.hook().provider;
             let by = definitions.iter().enumerate().filter(|(index, _)| match provider {
@@ -182,7 +190,7 @@ impl Allocators {
     /// Everything of the table that an object defines for others to see; a static executable, for itself.
     fn definitions(&mut self, object: usize) -> Vec<ResolvedHook> {
         let Some(elf) = self.objects.get(object).map(|object| &object.elf) else { return Vec::new() };
-        let alone = object == 0 && elf.is_static_executable();
+        let alone = self.is_alone();
         let mut found = look_up(elf, Table::Dynamic, object);
         if alone && found.as_ref().is_ok_and(|(found, _)| found.is_empty()) {
             found = look_up(elf, Table::Full, object);

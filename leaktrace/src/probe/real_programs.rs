@@ -16,6 +16,7 @@ use super::plan::Plan;
 use super::view::{LiveView, View};
 use crate::object::address::AbsoluteAddress;
 use crate::object::elf::ElfError;
+use crate::process::Mapping;
 
 /// Says that it is up, then waits until its standard input is closed.
 const MAIN: &str = r#"
@@ -83,7 +84,10 @@ struct Running(Child);
 
 impl Running {
     fn start(program: &Path, preload: Option<&Path>) -> Self {
-        let mut command = Command::new(program);
+        Self::start_command(Command::new(program), preload)
+    }
+
+    fn start_command(mut command: Command, preload: Option<&Path>) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         if let Some(library) = preload {
             command.env("LD_PRELOAD", library);
@@ -296,6 +300,55 @@ fn a_program_whose_file_is_gone_is_still_read() {
     let found = running.allocators();
     assert_eq!(provider(&found, "malloc").as_deref(), Some("gone"));
     assert_memory_matches(&running, &found, &plan(&found));
+}
+
+/// A process whose memory cannot be read.
+struct Opaque(LiveView);
+
+impl View for Opaque {
+    fn read(&self, _: AbsoluteAddress, _: &mut [u8]) -> bool {
+        false
+    }
+    fn mappings(&self) -> &[Mapping] {
+        self.0.mappings()
+    }
+    fn auxiliary(&self, kind: u64) -> Option<u64> {
+        self.0.auxiliary(kind)
+    }
+    fn executable(&self) -> PathBuf {
+        self.0.executable()
+    }
+    fn openable(&self, mapping: &Mapping) -> PathBuf {
+        self.0.openable(mapping)
+    }
+}
+
+#[test]
+fn without_the_linkers_list_a_preloaded_allocator_still_wins_and_the_report_says_so() {
+    let workshop = Workshop::new();
+    let program = workshop.compile("gcc", "plain", &[MAIN], &[]);
+    let library = workshop.compile("gcc", "libmine.so", &[ALLOCATOR], &["-shared", "-fPIC"]);
+    let running = Running::start(&program, Some(&library));
+    let found =
+        Allocators::of(&Opaque(LiveView::open(running.pid()).expect("the process"))).expect("readable");
+    assert_eq!(provider(&found, "malloc").as_deref(), Some("libmine.so"));
+    assert_eq!(provider(&found, "mmap").as_deref(), Some("libc.so.6"));
+    assert_eq!(found.consistent, None);
+    assert!(found.notes.iter().any(|note| note.contains("order of their addresses")), "{:?}", found.notes);
+}
+
+#[test]
+fn a_program_started_through_the_linker_by_hand_is_found() {
+    let workshop = Workshop::new();
+    let program = workshop.compile("gcc", "plain", &[MAIN], &[]);
+    let mut command = Command::new("/lib64/ld-linux-x86-64.so.2");
+    command.arg(&program);
+    let running = Running::start_command(command, None);
+    let found = running.allocators();
+    assert_eq!(provider(&found, "malloc").as_deref(), Some("libc.so.6"));
+    assert_eq!(provider(&found, "munmap").as_deref(), Some("libc.so.6"));
+    assert!(found.linker.is_some());
+    assert!(found.objects.iter().any(|object| object.path == program));
 }
 
 #[test]
