@@ -1,7 +1,7 @@
 //! The dynamic section: what an object tells the dynamic linker.
 
 use object::LittleEndian as Little;
-use object::elf::{self, DynamicTag, Dyn64};
+use object::elf::{self, Dyn64, DynamicTag};
 use object::pod;
 
 use super::address::VirtualOffset;
@@ -63,7 +63,8 @@ impl Dynamic {
     }
 
     fn name(&self, object: &Elf, at: u64) -> Result<String, ElfError> {
-        let outside = || object.source.malformed("a name in its dynamic section lies outside its string table");
+        let outside =
+            || object.source.malformed("a name in its dynamic section lies outside its string table");
         let (table, length) = self.strings().ok_or_else(outside)?;
         let rest = length.checked_sub(at).filter(|rest| *rest > 0).ok_or_else(outside)?;
         let offset = object.file_offset(table).and_then(|start| start.checked_add(at)).ok_or_else(outside)?;

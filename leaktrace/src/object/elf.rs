@@ -123,12 +123,14 @@ impl Elf {
 
     /// Every loaded segment.
     pub fn segments(&self) -> impl Iterator<Item = Segment> {
-        self.program_headers.iter().filter(|header| header.p_type.get(E) == elf::PT_LOAD).map(|header| Segment {
-            address: VirtualOffset(header.p_vaddr.get(E)),
-            offset: FileOffset(header.p_offset.get(E)),
-            file_bytes: header.p_filesz.get(E),
-            memory_bytes: header.p_memsz.get(E),
-            executable: header.p_flags.get(E).0 & elf::PF_X.0 != 0,
+        self.program_headers.iter().filter(|header| header.p_type.get(E) == elf::PT_LOAD).map(|header| {
+            Segment {
+                address: VirtualOffset(header.p_vaddr.get(E)),
+                offset: FileOffset(header.p_offset.get(E)),
+                file_bytes: header.p_filesz.get(E),
+                memory_bytes: header.p_memsz.get(E),
+                executable: header.p_flags.get(E).0 & elf::PF_X.0 != 0,
+            }
         })
     }
 
@@ -170,7 +172,8 @@ impl Elf {
 
     /// The dynamic linker that the object asks for (`PT_INTERP`).
     pub fn interpreter(&self) -> Result<Option<PathBuf>, ElfError> {
-        let Some(bytes) = self.segment_bytes(elf::PT_INTERP, "the interpreter's path", MAX_INTERPRETER)? else {
+        let Some(bytes) = self.segment_bytes(elf::PT_INTERP, "the interpreter's path", MAX_INTERPRETER)?
+        else {
             return Ok(None);
         };
         let path = bytes.split(|byte| *byte == 0).next().unwrap_or_default();

@@ -6,3 +6,6 @@ pub mod elf;
 pub mod note;
 pub mod source;
 pub mod symbols;
+
+#[cfg(test)]
+mod fuzz;

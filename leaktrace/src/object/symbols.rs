@@ -83,7 +83,8 @@ impl Elf {
             Table::Full => self.table_by_section(elf::SHT_SYMTAB)?,
         };
         let Some(location) = location else { return Ok(vec![Err(Absence::NoTable); names.len()]) };
-        let strings = self.source.read("symbol names", location.strings.0, location.string_bytes, MAX_STRINGS)?;
+        let strings =
+            self.source.read("symbol names", location.strings.0, location.string_bytes, MAX_STRINGS)?;
         let mut best: Vec<Option<Match>> = vec![None; names.len()];
         for start in (0..location.count).step_by(CHUNK as usize) {
             self.search(&location, start, &strings, names, &mut best)?;
@@ -154,7 +155,8 @@ impl Elf {
     }
 
     fn table_by_dynamic(&self, dynamic: &Dynamic) -> Result<Option<Location>, ElfError> {
-        let address = |tag| dynamic.value(tag).map(VirtualOffset).and_then(|address| self.file_offset(address));
+        let address =
+            |tag| dynamic.value(tag).map(VirtualOffset).and_then(|address| self.file_offset(address));
         let strings = dynamic.strings().and_then(|(at, bytes)| self.file_offset(at).zip(Some(bytes)));
         let Some((symbols, (strings, string_bytes))) = address(elf::DT_SYMTAB).zip(strings) else {
             return Ok(None);

@@ -12,7 +12,7 @@ use super::view::{LiveView, View};
 use crate::object::address::{AbsoluteAddress, VirtualOffset};
 use crate::object::elf::{Elf, ElfError};
 use crate::object::symbols::{Absence, Symbol, Table};
-use crate::process::{ProcessError, maps};
+use crate::process::{self, ProcessError, maps};
 
 /// Most object names that an error message lists.
 const MAX_NAMED: usize = 8;
@@ -98,7 +98,10 @@ pub enum AllocatorError {
 impl Allocators {
     /// Finds the allocators of a running process.
     pub fn discover(pid: u32) -> Result<Self, AllocatorError> {
-        let found = Self::of(&LiveView::open(pid)?)?;
+        let found = Self::of(&LiveView::open(pid)?).map_err(|error| match process::exists(pid) {
+            true => AllocatorError::Object(error),
+            false => ProcessError::Gone { pid }.into(),
+        })?;
         let missing = found.missing();
         if missing.is_empty() {
             return Ok(found);
@@ -124,11 +127,22 @@ impl Allocators {
         Ok(found)
     }
 
-    /// For an executable that has not started: only itself is looked at.
+    /// For a static executable that has not started: only itself is looked at.
     pub(super) fn of_executable(object: LoadedObject) -> Self {
         let mut found = Self { objects: vec![object], ..Self::default() };
         found.resolve();
         found
+    }
+
+    /// For a dynamic linker that has not started: only its notification. Its own `malloc` serves nobody else.
+    pub(super) fn of_linker(object: LoadedObject) -> Result<Self, ElfError> {
+        let mut linker = None;
+        for table in [Table::Dynamic, Table::Full] {
+            let (found, _) = look_up(&object.elf, table, 0)?;
+            let notification = found.into_iter().find(|found| found.hook.hook().provider == Provider::Linker);
+            linker = linker.or(notification);
+        }
+        Ok(Self { objects: vec![object], linker, ..Self::default() })
     }
 
     /// Which of `malloc` and `free` nobody defines.
@@ -139,17 +153,23 @@ impl Allocators {
 
     /// More than one object allocates, so that one block may pass two layers.
     pub fn is_layered(&self) -> bool {
-        let allocators = self.primary.iter().filter(|found| found.hook.hook().provider == Provider::Allocator);
+        let allocators =
+            self.primary.iter().filter(|found| found.hook.hook().provider == Provider::Allocator);
         let mut objects: Vec<usize> = allocators.map(|found| found.object).collect();
         objects.sort_unstable();
         objects.dedup();
         objects.len() > 1 || !self.extra.is_empty()
     }
 
+    /// A static executable. A dynamic linker that was started by hand looks like one, but has loaded others.
+    fn is_alone(&self) -> bool {
+        matches!(self.objects.as_slice(), [only] if only.elf.is_static_executable())
+    }
+
     fn resolve(&mut self) {
         let definitions: Vec<_> = (0..self.objects.len()).map(|index| self.definitions(index)).collect();
         let libc = self.objects.iter().position(LoadedObject::is_libc);
-        let alone = self.objects.first().is_some_and(|object| object.elf.is_static_executable());
+        let alone = self.is_alone();
         for hook in hooks::all() {
             let provider = hook.hook().provider;
             let by = definitions.iter().enumerate().filter(|(index, _)| match provider {
@@ -170,7 +190,7 @@ impl Allocators {
     /// Everything of the table that an object defines for others to see; a static executable, for itself.
     fn definitions(&mut self, object: usize) -> Vec<ResolvedHook> {
         let Some(elf) = self.objects.get(object).map(|object| &object.elf) else { return Vec::new() };
-        let alone = object == 0 && elf.is_static_executable();
+        let alone = self.is_alone();
         let mut found = look_up(elf, Table::Dynamic, object);
         if alone && found.as_ref().is_ok_and(|(found, _)| found.is_empty()) {
             found = look_up(elf, Table::Full, object);
@@ -231,7 +251,8 @@ impl Allocators {
 
     fn object_names(&self) -> String {
         let name = |path: &PathBuf| path.display().to_string();
-        let mut names: Vec<_> = self.objects.iter().take(MAX_NAMED).map(|object| name(&object.path)).collect();
+        let mut names: Vec<_> =
+            self.objects.iter().take(MAX_NAMED).map(|object| name(&object.path)).collect();
         if self.objects.len() > MAX_NAMED {
             names.push("...".to_owned());
         }
@@ -250,7 +271,11 @@ fn look_up(elf: &Elf, table: Table, object: usize) -> Result<(Vec<ResolvedHook>,
         match symbol {
             Ok(Symbol { address, size }) => found.push(ResolvedHook { hook, object, address, size }),
             Err(reason @ (Absence::Indirect | Absence::NotCode)) => {
-                notes.push(format!("{} of {} is not hooked: {reason}", hook.hook().name, elf.path().display()));
+                notes.push(format!(
+                    "{} of {} is not hooked: {reason}",
+                    hook.hook().name,
+                    elf.path().display()
+                ));
             }
             Err(Absence::NoTable | Absence::NotDefined) => {}
         }

@@ -86,11 +86,7 @@ impl Command {
 }
 
 fn notification(linker: &Path) -> Result<Allocators, CommandError> {
-    let elf = Elf::open(linker)?;
-    let mut found = Allocators::of_executable(object(elf, linker)?);
-    // The linker's own `malloc` serves only itself.
-    found.primary.clear();
-    found.extra.clear();
+    let found = Allocators::of_linker(object(Elf::open(linker)?, linker)?)?;
     match found.linker {
         Some(_) => Ok(found),
         None => Err(CommandError::SilentLinker(linker.to_owned())),

@@ -160,8 +160,7 @@ mod tests {
         let mut table = CostTable::default();
         assert!(!table.cost(InstructionClass::Nop5).emulated);
         assert!(table.cost(InstructionClass::Push).emulated);
-        let measured =
-            Cost { entry_ns: 386, return_ns: 648, emulated: true, source: CostSource::Measured };
+        let measured = Cost { entry_ns: 386, return_ns: 648, emulated: true, source: CostSource::Measured };
         table.set(InstructionClass::Nop5, measured);
         assert_eq!(table.cost(InstructionClass::Nop5), measured);
         assert_eq!(table.cost(InstructionClass::Nop4).source, CostSource::Predicted);
@@ -169,7 +168,8 @@ mod tests {
 
     #[test]
     fn every_class_has_its_own_place() {
-        let places: std::collections::BTreeSet<_> = InstructionClass::ALL.iter().map(|c| c.position()).collect();
+        let places: std::collections::BTreeSet<_> =
+            InstructionClass::ALL.iter().map(|c| c.position()).collect();
         assert_eq!(places.len(), InstructionClass::ALL.len());
     }
 }

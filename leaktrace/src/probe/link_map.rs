@@ -123,9 +123,10 @@ mod tests {
 
     impl View for Words {
         fn read(&self, address: AbsoluteAddress, buffer: &mut [u8]) -> bool {
-            buffer.chunks_exact_mut(8).zip((address.0..).step_by(8)).all(|(bytes, at)| {
-                let word = self.0.get(&at).map(|word| bytes.copy_from_slice(&word.to_le_bytes()));
-                word.is_some()
+            buffer.chunks_exact_mut(8).zip(0_u64..).all(|(bytes, index)| {
+                let at = address.checked_add(index * 8);
+                let word = at.and_then(|at| self.0.get(&at.0));
+                word.map(|word| bytes.copy_from_slice(&word.to_le_bytes())).is_some()
             })
         }
         fn mappings(&self) -> &[Mapping] {

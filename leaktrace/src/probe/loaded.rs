@@ -101,7 +101,7 @@ impl Loaded {
                 loaded.add(view, mapping, None);
             }
         }
-        loaded.objects.sort_by_key(|object| object.is_libc());
+        loaded.objects.sort_by_key(LoadedObject::is_libc);
         loaded
     }
 
@@ -210,7 +210,9 @@ fn mark_later(objects: &mut [LoadedObject]) {
 
 fn last_at_start(names: &[Vec<String>], needed: &[Vec<String>]) -> usize {
     let mut by_name = BTreeMap::new();
-    for (index, name) in names.iter().enumerate().flat_map(|(index, names)| names.iter().map(move |n| (index, n))) {
+    for (index, name) in
+        names.iter().enumerate().flat_map(|(index, names)| names.iter().map(move |n| (index, n)))
+    {
         by_name.entry(name.as_str()).or_insert(index);
     }
     let mut last = 0;
@@ -239,8 +241,13 @@ mod tests {
 
     #[test]
     fn libraries_behind_the_last_needed_one_came_later() {
-        let objects: &[(&str, &[&str])] =
-            &[("app", &["libc"]), ("libc", &["ld"]), ("ld", &[]), ("plugin", &["libc", "extra"]), ("extra", &[])];
+        let objects: &[(&str, &[&str])] = &[
+            ("app", &["libc"]),
+            ("libc", &["ld"]),
+            ("ld", &[]),
+            ("plugin", &["libc", "extra"]),
+            ("extra", &[]),
+        ];
         assert_eq!(last(objects), 2);
     }
 

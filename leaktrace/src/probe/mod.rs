@@ -11,3 +11,6 @@ pub mod plan;
 pub mod site;
 pub mod view;
 mod x86_64;
+
+#[cfg(test)]
+mod real_programs;

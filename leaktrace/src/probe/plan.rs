@@ -136,7 +136,8 @@ impl Plan {
     }
 
     fn row(&self, probe: &PlannedProbe) -> ProbeRow {
-        let names: Vec<_> = [probe.hook.hook().name].into_iter().chain(probe.aliases.iter().copied()).collect();
+        let names: Vec<_> =
+            [probe.hook.hook().name].into_iter().chain(probe.aliases.iter().copied()).collect();
         ProbeRow {
             function: names.join(", "),
             object: self.objects.get(probe.object).map(|object| object.path.clone()).unwrap_or_default(),

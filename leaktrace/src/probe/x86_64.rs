@@ -232,7 +232,9 @@ fn stack_growth(instruction: &Instruction) -> Option<u64> {
 fn tested_register(instruction: &Instruction) -> Option<Register> {
     let register = instruction.op0_register();
     let compares = match instruction.mnemonic() {
-        Mnemonic::Test => instruction.op1_kind() == OpKind::Register && instruction.op1_register() == register,
+        Mnemonic::Test => {
+            instruction.op1_kind() == OpKind::Register && instruction.op1_register() == register
+        }
         Mnemonic::Cmp => instruction.try_immediate(1).is_ok_and(|value| value == 0),
         _ => false,
     };
@@ -246,7 +248,9 @@ fn classify(bytes: &[u8], instruction: &Instruction) -> InstructionClass {
     if has_refused_prefix(bytes) || is_refused(instruction) {
         return Class::Refused;
     }
-    let Some(opcode) = bytes.iter().copied().find(|byte| !is_legacy_prefix(*byte)) else { return Class::Refused };
+    let Some(opcode) = bytes.iter().copied().find(|byte| !is_legacy_prefix(*byte)) else {
+        return Class::Refused;
+    };
     let overridden = bytes.iter().take_while(|byte| is_legacy_prefix(**byte)).any(|byte| *byte == 0x66);
     match instruction.code() {
         Code::Endbr64 => Class::Endbr,
@@ -308,8 +312,13 @@ fn text(instruction: &Instruction) -> String {
     options.set_space_after_operand_separator(true);
     options.set_hex_prefix("0x");
     options.set_hex_suffix("");
+    options.set_uppercase_hex(false);
     options.set_branch_leading_zeros(false);
+    options.set_show_branch_size(false);
     let mut text = String::new();
     formatter.format(instruction, &mut text);
     text
 }
+
+#[cfg(test)]
+mod tests;
