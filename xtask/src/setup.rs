@@ -109,6 +109,11 @@ fn provide_toolchain() -> Result<EbpfToolchain> {
             "no rustup here, and `{EBPF_TOOLCHAIN}` must be a rustup toolchain: install rustup, or set LEAKTRACE_EBPF_TOOLCHAIN"
         );
     }
+    if let Some(name) = toolchain::overridden() {
+        bail!(
+            "LEAKTRACE_EBPF_TOOLCHAIN names `{name}`, which cannot build the eBPF side here: give it the component rust-src and a matching bpf-linker, or unset the variable"
+        );
+    }
     if !fetch_nightly()? {
         use_distribution()?;
     }
