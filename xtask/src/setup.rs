@@ -63,14 +63,13 @@ pub fn run(purpose: Purpose) -> Result<()> {
     println!("setting up:");
     package::ensure(BUILD)?;
     compiler_for_ebpf()?;
-    if purpose.includes(Purpose::Test) {
+    if purpose.includes(Purpose::Test) || purpose == Purpose::Matrix {
         package::ensure(TEST)?;
     }
     if purpose.includes(Purpose::Bench) {
         package::ensure(BENCH)?;
     }
     if purpose.includes(Purpose::Matrix) {
-        package::ensure(TEST)?;
         package::ensure(MATRIX)?;
     }
     Ok(())
