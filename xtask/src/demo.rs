@@ -25,8 +25,9 @@ pub fn run() -> Result<()> {
     let outputs = ["flame.svg", "leak.folded"].map(|name| directory.join(name));
     let report = trace(&leaktrace, service.pid(), &outputs)?;
     drop(service);
-    println!("{report}");
-    check(&report, &outputs)?;
+    let last = last_report(&report);
+    println!("\nThe last of its reports:\n\n{last}");
+    check(last, &outputs)?;
     println!("The report names {LEAKING_FUNCTION}, which is the leak in xtask/demo/service.c.");
     println!("Flamegraph (open it in a browser): {}", workspace::shown(&outputs[0]));
     println!("The same as folded stacks:         {}", workspace::shown(&outputs[1]));
@@ -61,7 +62,7 @@ impl Drop for Service {
     }
 }
 
-/// Runs `leaktrace trace` and returns its last report.
+/// Runs `leaktrace trace` and returns its reports.
 fn trace(leaktrace: &Path, pid: u32, outputs: &[PathBuf; 2]) -> Result<String> {
     let mut trace = command::as_root(leaktrace)?;
     trace.args(["trace", "-p", &pid.to_string(), "--interval", "2s", "--duration", "10s"]);
@@ -104,6 +105,11 @@ fn check(report: &str, outputs: &[PathBuf; 2]) -> Result<()> {
     }
 }
 
+/// What was printed from the last report's headline on.
+fn last_report(text: &str) -> &str {
+    text.rfind("leaktrace report ").map_or(text, |at| &text[at..])
+}
+
 /// The stack with the most bytes in folded text.
 fn heaviest(folded: &str) -> Option<&str> {
     let lines = folded.lines().filter_map(|line| line.rsplit_once(' '));
@@ -114,6 +120,14 @@ fn heaviest(folded: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_last_report_is_shown() {
+        assert_eq!(
+            last_report("leaktrace report 1, x\nleaktrace report 2, y\nz\n"),
+            "leaktrace report 2, y\nz\n"
+        );
+    }
 
     #[test]
     fn heaviest_stack_is_by_weight() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::{command, package};
+use crate::{command, package, workspace};
 
 /// What was put where the running kernel's headers are looked for; dropping it takes that away again.
 pub struct Borrowed {
@@ -20,7 +20,10 @@ pub fn borrow() -> Result<Borrowed> {
     let release = command::output(std::process::Command::new("uname").arg("-r"))?;
     let modules = Path::new("/lib/modules").join(release.trim());
     let mut borrowed = Borrowed { made: Vec::new() };
-    if modules.join("build").exists() {
+    // What an interrupted run left behind is ours to use and to remove.
+    let left_behind =
+        fs::read_link(modules.join("build")).is_ok_and(|to| to.starts_with(workspace::target()));
+    if modules.join("build").exists() && !left_behind {
         return Ok(borrowed);
     }
     let build = tree("-amd64")?;
@@ -49,6 +52,9 @@ impl Borrowed {
     }
 
     fn link(&mut self, to: &Path, at: &Path) -> Result<()> {
+        if fs::read_link(at).is_ok_and(|old| old.starts_with(workspace::target())) {
+            fs::remove_file(at).with_context(|| format!("cannot replace the link {}", at.display()))?;
+        }
         if fs::symlink_metadata(at).is_err() {
             symlink(to, at).with_context(|| format!("cannot create the link {}", at.display()))?;
             self.made.insert(0, at.to_path_buf());

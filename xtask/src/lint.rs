@@ -8,6 +8,13 @@ use anyhow::{Context, Result, bail};
 use crate::setup::Purpose;
 use crate::{command, link, setup, toolchain, workspace};
 
+/// What `leaktrace/build.rs` tells the compiler of the eBPF crate, as far as it matters for checking.
+const EBPF_FLAGS: [&str; 3] = [
+    "-Ctarget-cpu=v3",
+    "--cfg=bpf_target_arch=\"x86_64\"",
+    "--check-cfg=cfg(bpf_target_arch,values(\"x86_64\",\"aarch64\"))",
+];
+
 /// Formatting, clippy on every host target, the eBPF crate, links in the documentation.
 pub fn run() -> Result<()> {
     setup::run(Purpose::Build)?;
@@ -33,7 +40,10 @@ fn ebpf_crate() -> Result<()> {
     let toolchain = toolchain::ebpf().context("no toolchain for the eBPF crate: run `cargo xtask setup`")?;
     let has_clippy = command::succeeds(&mut cargo_in(&toolchain.name, &["clippy", "--version"]));
     let subcommand = if has_clippy { "clippy" } else { "check" };
-    let mut check = cargo_in(&toolchain.name, &[subcommand, "--release", "--target", "bpfel-unknown-none"]);
+    let mut check = cargo_in(
+        &toolchain.name,
+        &[subcommand, "--release", "--locked", "--ignore-rust-version", "--target", "bpfel-unknown-none"],
+    );
     check.args(["-Zbuild-std=core", "--target-dir"]).arg(workspace::target().join("ebpf-lint"));
     let warnings = count_warnings(&mut check)?;
     if warnings > 0 {
@@ -47,8 +57,10 @@ fn cargo_in(toolchain: &str, arguments: &[&str]) -> Command {
     command.args(["run", toolchain, "cargo"]).args(arguments);
     command.current_dir(workspace::root().join("leaktrace-ebpf"));
     // Building `core` is an unstable feature of cargo; flags for the host have no place here.
-    command.env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    command.env_remove("RUSTC").env_remove("RUSTDOC").env_remove("RUSTUP_TOOLCHAIN");
+    command.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", EBPF_FLAGS.join("\x1f"));
+    for name in ["RUSTFLAGS", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "CARGO"] {
+        command.env_remove(name);
+    }
     command
 }
 

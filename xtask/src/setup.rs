@@ -63,14 +63,13 @@ pub fn run(purpose: Purpose) -> Result<()> {
     println!("setting up:");
     package::ensure(BUILD)?;
     compiler_for_ebpf()?;
-    if purpose.includes(Purpose::Test) {
+    if purpose.includes(Purpose::Test) || purpose == Purpose::Matrix {
         package::ensure(TEST)?;
     }
     if purpose.includes(Purpose::Bench) {
         package::ensure(BENCH)?;
     }
     if purpose.includes(Purpose::Matrix) {
-        package::ensure(TEST)?;
         package::ensure(MATRIX)?;
     }
     Ok(())
@@ -107,6 +106,11 @@ fn provide_toolchain() -> Result<EbpfToolchain> {
     if command::find("rustup").is_none() {
         bail!(
             "no rustup here, and `{EBPF_TOOLCHAIN}` must be a rustup toolchain: install rustup, or set LEAKTRACE_EBPF_TOOLCHAIN"
+        );
+    }
+    if let Some(name) = toolchain::overridden() {
+        bail!(
+            "LEAKTRACE_EBPF_TOOLCHAIN names `{name}`, which cannot build the eBPF side here: give it the component rust-src and a matching bpf-linker, or unset the variable"
         );
     }
     if !fetch_nightly()? {

@@ -64,11 +64,27 @@ pub struct EbpfToolchain {
     pub llvm: u32,
 }
 
-/// The toolchain that `leaktrace/build.rs` will use, if there is one.
+/// The toolchain that `leaktrace/build.rs` will use, if that one can build the eBPF crate.
 pub fn ebpf() -> Option<EbpfToolchain> {
-    let named = env::var(OVERRIDE).ok();
-    let names = named.iter().map(String::as_str).chain([EBPF_TOOLCHAIN, "nightly"]);
-    names.filter_map(with_library_source).next()
+    with_library_source(&ebpf_name())
+}
+
+/// The name of the toolchain that `leaktrace/build.rs` will use, whatever is behind it.
+fn ebpf_name() -> String {
+    let linked = || {
+        is_listed(&command::output(Command::new("rustup").args(["toolchain", "list"])).unwrap_or_default())
+    };
+    overridden().unwrap_or_else(|| if linked() { EBPF_TOOLCHAIN } else { "nightly" }.to_owned())
+}
+
+/// The toolchain that the user insists on.
+pub fn overridden() -> Option<String> {
+    env::var(OVERRIDE).ok()
+}
+
+/// Whether `rustup toolchain list` names the toolchain that `setup` provides.
+fn is_listed(list: &str) -> bool {
+    list.lines().any(|line| line.split_whitespace().next() == Some(EBPF_TOOLCHAIN))
 }
 
 /// A named toolchain, if it is installed and carries the standard library's source.
@@ -110,6 +126,12 @@ mod tests {
         assert_eq!(minor("rustc 1.101.0-nightly (abc 2026-01-01)"), Some(101));
         assert_eq!(minor("nonsense"), None);
         assert_eq!(llvm("release: 1.96.0\nLLVM version: 22.1.8\n"), Some(22));
+    }
+
+    #[test]
+    fn the_linked_toolchain_is_found_in_rustups_list() {
+        assert!(is_listed("stable-x86_64-unknown-linux-gnu (active)\nleaktrace-ebpf\n"));
+        assert!(!is_listed("leaktrace-ebpf-old\n"));
     }
 
     #[test]
