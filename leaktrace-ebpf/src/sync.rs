@@ -6,8 +6,8 @@ use leaktrace_common::{counter, rule};
 
 use crate::{config, maps};
 
-/// `*pointer += value`, atomically; returns the old value. Sequentially consistent on purpose: for a relaxed
-/// addition LLVM 22 emits the instruction that does not fetch, and returns the addend.
+/// `*pointer += value`, atomically; returns the old value. The ordering is stronger than needed: for a relaxed
+/// addition LLVM 22 emits the instruction that does not fetch and takes `value` for the result.
 ///
 /// # Safety
 /// `pointer` must point into a map value.

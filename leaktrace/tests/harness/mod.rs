@@ -1,0 +1,38 @@
+//! Runs target programs and the built tracer as a user would, and compares what the tracer reports with what the
+//! programs say they did. Everything here returns `Result`: the twin of a rule's test asserts that a check fails.
+#![allow(dead_code, reason = "each test file uses its own part of the harness")]
+
+pub mod expectation;
+pub mod output;
+pub mod probed_code;
+pub mod program;
+pub mod target;
+pub mod tracer;
+
+pub use expectation::Expectation;
+pub use output::{Process, Report};
+pub use target::Target;
+pub use tracer::{Outcome, Tracer};
+
+use std::time::Duration;
+
+/// A difference, an error or a timeout, in words.
+pub type Outcomes<T> = Result<T, String>;
+
+/// Bound on every wait: far above what anything here takes, so that only a hang runs into it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Traces `target`, lets it carry out `commands`, ends the tracer and checks its final report against what the
+/// target said last.
+pub fn check_exact(target: &mut Target, commands: &[&str], options: &[&str]) -> Outcomes<Outcome> {
+    let mut tracer = Tracer::of(target.pid()).args(options).start()?;
+    tracer.await_tracing()?;
+    let mut expectation = None;
+    for command in commands {
+        target.say(command)?;
+        expectation = Some(target.expectation()?);
+    }
+    let outcome = tracer.interrupt_and_finish()?;
+    expectation.ok_or("no command was given")?.check(&outcome)?;
+    Ok(outcome)
+}

@@ -1,0 +1,191 @@
+//! The part of the JSON report that tests read, as documented in `docs/json.md`.
+
+use super::Outcomes;
+use serde::Deserialize;
+use std::{collections::BTreeMap, fmt::Write as _};
+
+/// One JSON object.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Report {
+    /// Version of the shape.
+    pub schema: u32,
+    /// Why it was made.
+    pub reason: Reason,
+    /// Process images.
+    pub processes: Vec<Process>,
+    /// What is not known.
+    pub truth: Truth,
+}
+
+/// Why a report was made.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Reason {
+    /// `interval`, `requested`, `process_ended`, `final`.
+    pub kind: String,
+    /// In words.
+    #[serde(default)]
+    pub text: Option<String>,
+}
+
+/// Bytes and blocks. Signed, so that a negative number would be seen instead of refused.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub struct Amount {
+    /// Bytes.
+    pub bytes: i64,
+    /// Blocks.
+    pub blocks: i64,
+}
+
+/// One process image.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Process {
+    /// PID.
+    pub pid: u32,
+    /// Serial.
+    pub serial: u32,
+    /// Short name.
+    pub name: String,
+    /// How it ended.
+    pub ended: Option<String>,
+    /// Live.
+    pub live: Amount,
+    /// Survivors.
+    pub survivors: Amount,
+    /// Ever allocated.
+    pub allocated: Amount,
+    /// Allocation sites.
+    pub sites: Vec<Site>,
+}
+
+/// One allocation site.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Site {
+    /// Identity of the stack.
+    pub stack_id: String,
+    /// Allocator.
+    pub domain: String,
+    /// Kind of mapping.
+    pub label: Option<String>,
+    /// Live.
+    pub live: Amount,
+    /// Survivors.
+    pub survivors: Amount,
+    /// Ever allocated.
+    pub allocated: Amount,
+    /// Live blocks by age.
+    #[serde(default)]
+    pub ages: Vec<Age>,
+    /// Innermost first.
+    pub frames: Vec<Frame>,
+    /// Why the stack ends early.
+    pub truncated: Option<String>,
+}
+
+/// One age class.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Age {
+    /// How much.
+    pub live: Amount,
+}
+
+/// One frame.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Frame {
+    /// Function.
+    pub function: Option<String>,
+}
+
+/// The truth line.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Truth {
+    /// For people.
+    pub line: String,
+    /// Losses by cause.
+    pub lost: Vec<Loss>,
+    /// Frees of unknown blocks.
+    pub unmatched_frees: i64,
+    /// Fullness.
+    pub live_map: Fullness,
+    /// Kernel-side counters.
+    pub counters: BTreeMap<String, i64>,
+}
+
+/// Known losses of one cause.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Loss {
+    /// In words.
+    pub cause: String,
+    /// How many.
+    pub events: i64,
+    /// Their bytes.
+    pub bytes: Option<i64>,
+}
+
+/// Fullness of a table.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Fullness {
+    /// Entries in use.
+    pub used: i64,
+    /// Cap.
+    pub capacity: i64,
+    /// Since when it refuses entries.
+    pub full_since_s: Option<f64>,
+}
+
+impl Report {
+    /// The one process of the report.
+    pub fn only_process(&self) -> Outcomes<&Process> {
+        match &self.processes[..] {
+            [process] => Ok(process),
+            others => Err(format!("expected one process, found {}: {others:#?}", others.len())),
+        }
+    }
+
+    /// A kernel-side counter; absent is an error, because a misspelt name must not pass as 0.
+    pub fn counter(&self, name: &str) -> Outcomes<i64> {
+        self.truth.counters.get(name).copied().ok_or_else(|| format!("no counter {name}"))
+    }
+}
+
+impl Site {
+    /// The function that called the allocator.
+    pub fn innermost(&self) -> &str {
+        self.frames.first().and_then(|frame| frame.function.as_deref()).unwrap_or("?")
+    }
+}
+
+impl Process {
+    /// The sites whose innermost function is `function`.
+    pub fn sites_of(&self, function: &str) -> impl Iterator<Item = &Site> {
+        self.sites.iter().filter(move |site| site.innermost() == function)
+    }
+
+    /// Live bytes and blocks of every stack whose innermost function is `function`.
+    pub fn live_of(&self, function: &str) -> (i64, i64) {
+        self.sites_of(function).fold((0, 0), |sum, site| (sum.0 + site.live.bytes, sum.1 + site.live.blocks))
+    }
+
+    /// Live bytes and blocks of all sites.
+    pub fn sum_of_sites(&self) -> (i64, i64) {
+        self.sites.iter().fold((0, 0), |sum, site| (sum.0 + site.live.bytes, sum.1 + site.live.blocks))
+    }
+
+    /// One line per site, for failures; the first fifty.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        for site in self.sites.iter().take(50) {
+            let functions: Vec<&str> =
+                site.frames.iter().take(4).map(|frame| frame.function.as_deref().unwrap_or("?")).collect();
+            let _ = writeln!(
+                text,
+                "  {} {} B in {}: {}{}",
+                site.domain,
+                site.live.bytes,
+                site.live.blocks,
+                functions.join(" < "),
+                site.truncated.as_deref().map(|why| format!(" ({why})")).unwrap_or_default()
+            );
+        }
+        text
+    }
+}

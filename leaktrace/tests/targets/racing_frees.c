@@ -1,0 +1,72 @@
+// build: -O2 -g -fno-omit-frame-pointer -fno-builtin -pthread
+/* Two threads that free the same block at the same moment. The program's own free takes no harm; whoever accounts for
+ * blocks must take each away once. Argument: rounds. Command `go`. */
+#include "protocol.h"
+
+static char arena[16 << 20] __attribute__((aligned(16)));
+static _Atomic size_t arena_used;
+
+NOINLINE void *malloc(size_t size) {
+    size_t start = atomic_fetch_add(&arena_used, (size + 31) / 16 * 16);
+    return start + size > sizeof arena ? NULL : arena + start;
+}
+NOINLINE void free(void *p) { __asm__ volatile("" ::"r"(p) : "memory"); }
+NOINLINE void *calloc(size_t count, size_t size) {
+    void *p = malloc(count * size);
+    __asm__ volatile("" ::: "memory");
+    return p;
+}
+NOINLINE void *realloc(void *p, size_t size) {
+    (void)p;
+    return malloc(size);
+}
+
+SITE(site_contended);
+static NOINLINE void *site_contended(size_t size) {
+    void *p = malloc(size);
+    book(&at_site_contended, size);
+    return p;
+}
+
+static _Atomic(void *) shared;
+static _Atomic long meeting, left;
+
+static void meet_and_free(long round) {
+    meeting++;
+    while (meeting < 2 * round) __builtin_ia32_pause();
+    free(shared);
+    left++;
+    while (left < 2 * round) __builtin_ia32_pause();
+}
+
+static long rounds;
+static _Atomic int started;
+
+static void *other(void *unused) {
+    while (!started) pause_a_little();
+    for (long round = 1; round <= rounds; round++) meet_and_free(round);
+    return unused;
+}
+
+static void go(void) {
+    started = 1;
+    void *next = site_contended(64);
+    for (long round = 1; round <= rounds; round++) {
+        shared = next;
+        next = site_contended(64);
+        meet_and_free(round);
+        unbook(&at_site_contended, 64);
+        unmatched_frees++;
+    }
+}
+
+int main(int argc, char **argv) {
+    rounds = argument(argc, argv, 1, 20000);
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, other, NULL) != 0) return 1;
+    say("ready");
+    for (;;) {
+        if (is(await_command(), "go")) go();
+        say_expectation();
+    }
+}
