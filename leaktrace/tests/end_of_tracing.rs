@@ -25,7 +25,8 @@ fn ends_well(end: impl FnOnce(&Tracer, &mut Target) -> Outcomes<()>) -> Outcomes
 /// The files hold the final report.
 fn check_files(json: &Path, text: &Path) -> Outcomes<()> {
     let read = |path: &Path| fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
-    let report: Report = serde_json::from_str(&read(json)?).map_err(|e| format!("{}: {e}", json.display()))?;
+    let report: Report =
+        serde_json::from_str(&read(json)?).map_err(|e| format!("{}: {e}", json.display()))?;
     assert_eq!(report.reason.kind, "final");
     assert!(!read(text)?.trim().is_empty(), "{} is empty", text.display());
     Ok(())

@@ -27,7 +27,8 @@ fn exact_over(epochs: u32) -> Outcomes<()> {
     assert!(reports.len() as u32 > epochs / 2, "{} reports in {epochs} epochs", reports.len());
     let process = outcome.final_report()?.only_process()?;
     for site in &process.sites {
-        let ages = site.ages.iter().fold((0, 0), |sum, age| (sum.0 + age.live.bytes, sum.1 + age.live.blocks));
+        let ages =
+            site.ages.iter().fold((0, 0), |sum, age| (sum.0 + age.live.bytes, sum.1 + age.live.blocks));
         assert_eq!(ages, (site.live.bytes, site.live.blocks), "ages of {}", site.innermost());
         assert!(site.ages.iter().all(|age| age.live.bytes >= 0 && age.live.blocks >= 0), "{:?}", site.ages);
     }

@@ -75,7 +75,8 @@ fn root_a_preloaded_wrapper_reports_each_block_once() -> Outcomes<()> {
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_a_wrapper_that_shifts_blocks_reports_each_block_once() -> Outcomes<()> {
-    let mut target = Target::prepare("threads")?.arg("5000").arg("2").preload("forwarding-header.so")?.start()?;
+    let mut target =
+        Target::prepare("threads")?.arg("5000").arg("2").preload("forwarding-header.so")?.start()?;
     check_exact(&mut target, &["go"], &[]).map(|_| ())
 }
 
@@ -88,7 +89,7 @@ fn root_an_allocator_that_is_loaded_later_is_noticed() -> Outcomes<()> {
     let mut tracer = harness::Tracer::of(target.pid()).args(&["--interval", "100ms"]).start()?;
     tracer.await_tracing()?;
     target.ask("load")?;
-    tracer.await_stderr("leaktrace: tracing ")?;
+    tracer.await_stderr(&format!("leaktrace: process {}: a library loaded", target.pid()))?;
     let expectation = target.ask("go")?;
     expectation.check_sites(&tracer.interrupt_and_finish()?)
 }
@@ -110,7 +111,10 @@ fn root_two_processes_are_told_apart() -> Outcomes<()> {
         let process = process.ok_or_else(|| format!("{} is not in the report", target.pid()))?;
         let differences = expectation.site_differences(process);
         assert!(differences.is_empty(), "{differences:#?}");
-        assert_eq!((process.live.bytes, process.live.blocks), (expectation.total.bytes, expectation.total.blocks));
+        assert_eq!(
+            (process.live.bytes, process.live.blocks),
+            (expectation.total.bytes, expectation.total.blocks)
+        );
     }
     Ok(())
 }

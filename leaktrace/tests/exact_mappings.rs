@@ -32,7 +32,8 @@ fn root_mappings_on_musl_are_exact() -> Outcomes<()> {
 fn root_reservations_and_stacks_carry_their_label() -> Outcomes<()> {
     let outcome = exact("mappings")?;
     let process = outcome.final_report()?.only_process()?;
-    let label_of = |function| process.sites_of(function).map(|site| site.label.as_deref()).collect::<Vec<_>>();
+    let label_of =
+        |function| process.sites_of(function).map(|site| site.label.as_deref()).collect::<Vec<_>>();
     assert_eq!(label_of("site_map_reserved"), [Some("reserved, no access")]);
     assert_eq!(label_of("site_map_stack"), [Some("thread stack")]);
     assert_eq!(label_of("site_map_shared"), [None]);
@@ -57,4 +58,11 @@ fn root_the_stack_of_a_new_thread_is_labelled() -> Outcomes<()> {
     assert_eq!(stacks[0].live.blocks, 1);
     assert!((ASKED_FOR..ASKED_FOR + (1 << 20)).contains(&stacks[0].live.bytes), "{:?}", stacks[0].live);
     Ok(())
+}
+
+/// What the allocator maps while it frees is its own, as what it maps while it allocates.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_mappings_made_by_free_are_the_allocators_own() -> Outcomes<()> {
+    check_exact(&mut Target::start("first_free")?, &["go"], &[]).map(|_| ())
 }

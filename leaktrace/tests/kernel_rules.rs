@@ -58,12 +58,7 @@ fn wrapped_allocator(options: &[&str]) -> Outcomes<()> {
     exact(program.preload("forwarding-header.so")?, &["go"], options)
 }
 
-rule!(
-    root_rule_nested_once,
-    root_rule_nested_once_fails_when_switched_off,
-    "nested-once",
-    wrapped_allocator
-);
+rule!(root_rule_nested_once, root_rule_nested_once_fails_when_switched_off, "nested-once", wrapped_allocator);
 
 /// The site function must be the innermost frame: it has a frame of its own, malloc's entry does not.
 fn every_site_by_name(options: &[&str]) -> Outcomes<()> {
@@ -202,12 +197,7 @@ fn attached_during_churn(options: &[&str]) -> Outcomes<()> {
     Ok(())
 }
 
-rule!(
-    root_rule_gate,
-    root_rule_gate_fails_when_switched_off,
-    "gate",
-    attached_during_churn
-);
+rule!(root_rule_gate, root_rule_gate_fails_when_switched_off, "gate", attached_during_churn);
 
 /// A process replaces its image and uses the same addresses again: the new image owns its own blocks only.
 fn same_addresses_after_exec(options: &[&str]) -> Outcomes<()> {
@@ -239,12 +229,7 @@ fn check_images(outcome: &Outcome, before: &Expectation, after: &Expectation) ->
     Ok(())
 }
 
-rule!(
-    root_rule_serial,
-    root_rule_serial_fails_when_switched_off,
-    "serial",
-    same_addresses_after_exec
-);
+rule!(root_rule_serial, root_rule_serial_fails_when_switched_off, "serial", same_addresses_after_exec);
 
 /// Threads die inside malloc, and later threads get their IDs.
 fn thread_ids_used_again(options: &[&str]) -> Outcomes<()> {
@@ -270,7 +255,8 @@ fn epochs_change_under_load(options: &[&str]) -> Outcomes<()> {
     expectation.check(&outcome)?;
     let process = outcome.final_report()?.only_process()?;
     for site in &process.sites {
-        let ages = site.ages.iter().fold((0, 0), |sum, age| (sum.0 + age.live.bytes, sum.1 + age.live.blocks));
+        let ages =
+            site.ages.iter().fold((0, 0), |sum, age| (sum.0 + age.live.bytes, sum.1 + age.live.blocks));
         if ages != (site.live.bytes, site.live.blocks) || site.ages.iter().any(|age| age.live.blocks < 0) {
             return wrong(format!("ages of {}: {:?}", site.innermost(), site.ages));
         }

@@ -221,8 +221,13 @@ impl Tracer {
             image.linker = self.kernel.attach(image.pid, &linker)?;
         }
         if self.plan.rules_off & rule::GATE != 0 {
-            // The gate is open already: the slower this is, the more is counted by half the probes.
-            hooks.sort_by_key(|point| point.cookie.kind == leaktrace_common::hook::kind::FREE);
+            // The gate is open already: until the probes of `free` follow, every block looks like a leak.
+            let is_free = |point: &crate::kernel::AttachPoint| point.cookie.kind == leaktrace_common::hook::kind::FREE;
+            let (frees, others) = hooks.into_iter().partition::<Vec<_>, _>(is_free);
+            image.hooks.merge(self.kernel.attach(image.pid, &others)?);
+            image.probed.extend(others.into_iter().map(|point| (point.path, point.offset.0)));
+            std::thread::sleep(Duration::from_millis(20));
+            hooks = frees;
         }
         image.hooks.merge(self.kernel.attach(image.pid, &hooks)?);
         image.probed.extend(hooks.into_iter().map(|point| (point.path, point.offset.0)));

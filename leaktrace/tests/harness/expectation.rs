@@ -1,6 +1,6 @@
 //! What a target program says it did, and the comparison with a report: equal, not close.
 
-use super::{Outcome, Outcomes, Process, Report};
+use super::{Outcome, Outcomes, Process, Report, output::Loss};
 use std::collections::BTreeMap;
 
 /// Bytes and blocks.
@@ -39,6 +39,8 @@ pub struct Expectation {
     pub allocated_total: Amount,
     /// Frees of blocks born before tracing.
     pub unmatched: i64,
+    /// Calls of the allocator that never returned.
+    pub abandoned: i64,
     /// Anything else that the program counts, by name.
     pub numbers: BTreeMap<String, i64>,
 }
@@ -58,6 +60,7 @@ impl Expectation {
                 }
                 ["total", bytes, blocks] => answer.total = Amount::parse(bytes, blocks)?,
                 ["allocated-total", bytes, blocks] => answer.allocated_total = Amount::parse(bytes, blocks)?,
+                ["abandoned", count] => answer.abandoned = number(count)?,
                 ["unmatched", count] => answer.unmatched = number(count)?,
                 [name, value] => {
                     answer.numbers.insert(name.to_owned(), number(value)?);
@@ -108,11 +111,12 @@ impl Expectation {
     fn total_differences(&self, process: &Process) -> Vec<String> {
         let mut differences = Vec::new();
         let live = &process.live;
-        if self.total.differs_from(live.bytes, live.blocks) {
-            differences.push(format!("in all: live {live:?}, expected {:?}", self.total));
-        }
         let sum = process.sum_of_sites();
-        if sum != (live.bytes, live.blocks) {
+        if self.total.differs_from(sum.0, sum.1) {
+            differences.push(format!("in all: live {sum:?}, expected {:?}", self.total));
+        }
+        let reserved = process.sum_of_reservations();
+        if sum != (live.bytes + reserved.0, live.blocks + reserved.1) {
             differences.push(format!("sites add up to {sum:?}, the process says {live:?}"));
         }
         let allocated = &process.allocated;
@@ -126,9 +130,15 @@ impl Expectation {
         let mut differences = Vec::new();
         let truth = &report.truth;
         if truth.unmatched_frees != self.unmatched {
-            differences.push(format!("{} unmatched frees, expected {}", truth.unmatched_frees, self.unmatched));
+            differences
+                .push(format!("{} unmatched frees, expected {}", truth.unmatched_frees, self.unmatched));
         }
-        for loss in truth.lost.iter().filter(|loss| loss.events > 0) {
+        let abandoned = truth.counters.get("abandoned_calls").copied();
+        if abandoned != Some(self.abandoned) {
+            differences.push(format!("{abandoned:?} abandoned calls, expected {}", self.abandoned));
+        }
+        let lost = |loss: &&Loss| loss.events > 0 && loss.cause != "calls that never returned";
+        for loss in truth.lost.iter().filter(lost) {
             differences.push(format!("lost: {} {}", loss.events, loss.cause));
         }
         differences
@@ -140,7 +150,8 @@ fn into_result(differences: Vec<String>, outcome: &Outcome) -> Outcomes<()> {
     if differences.is_empty() {
         return Ok(());
     }
-    let sites = outcome.final_report().and_then(Report::only_process).map(Process::summary).unwrap_or_default();
+    let sites =
+        outcome.final_report().and_then(Report::only_process).map(Process::summary).unwrap_or_default();
     let counters = outcome.final_report().map(|report| format!("{:?}", report.truth.counters));
     Err(format!("{}\nreported:\n{sites}\n{}", differences.join("\n"), counters.unwrap_or_default()))
 }

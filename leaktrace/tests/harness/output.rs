@@ -170,6 +170,12 @@ impl Process {
         self.sites.iter().fold((0, 0), |sum, site| (sum.0 + site.live.bytes, sum.1 + site.live.blocks))
     }
 
+    /// What is mapped without any access: named among the sites, but no memory of the process.
+    pub fn sum_of_reservations(&self) -> (i64, i64) {
+        let reserved = self.sites.iter().filter(|site| site.label.as_deref() == Some("reserved, no access"));
+        reserved.fold((0, 0), |sum, site| (sum.0 + site.live.bytes, sum.1 + site.live.blocks))
+    }
+
     /// One line per site, for failures; the first fifty.
     pub fn summary(&self) -> String {
         let mut text = String::new();

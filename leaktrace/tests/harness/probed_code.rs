@@ -53,8 +53,10 @@ fn in_memory(pid: u32, address: u64) -> Outcomes<Vec<u8>> {
 
 fn in_file(pid: u32, address: u64) -> Outcomes<Vec<u8>> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(|e| format!("maps of {pid}: {e}"))?;
-    let (path, offset) =
-        maps.lines().find_map(|line| mapped_file(line, address)).ok_or_else(|| format!("{address:#x} is unmapped"))?;
+    let (path, offset) = maps
+        .lines()
+        .find_map(|line| mapped_file(line, address))
+        .ok_or_else(|| format!("{address:#x} is unmapped"))?;
     read_at(&path, offset)
 }
 

@@ -143,7 +143,9 @@ impl Tracer {
                         return Ok(line);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => return Err(format!("waited for {beginning:?}: {}", self.stderr)),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(format!("waited for {beginning:?}: {}", self.stderr));
+                }
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(format!("ended before {beginning:?}: {}", self.stderr));
                 }

@@ -47,6 +47,7 @@ static NOINLINE void live_deeper(int depth) {
 static int dying;
 __attribute__((used)) static void body(void) {
     if (dying) {
+        abandoned_calls++;
         void *p = malloc(DIE_HERE);
         __asm__ volatile("" ::"r"(p) : "memory");
     } else {

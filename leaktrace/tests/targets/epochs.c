@@ -53,6 +53,7 @@ static void one_round(uint64_t *random) {
 
 static void *work(void *argument) {
     uint64_t random = (uint64_t)(uintptr_t)argument * 99991;
+    free(malloc(1)); /* the allocator sets a thread up at its first call: before tracing, please */
     for (;;) {
         resting++;
         while (!running) pause_a_little();
@@ -70,6 +71,7 @@ int main(void) {
         pthread_t thread;
         if (pthread_create(&thread, NULL, work, (void *)(i + 1)) != 0) return 1;
     }
+    while (resting < THREADS) pause_a_little();
     say("ready");
     for (;;) {
         const char *command = await_command();

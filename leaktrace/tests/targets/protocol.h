@@ -35,6 +35,9 @@ extern struct site __start_sites[] __attribute__((weak)), __stop_sites[] __attri
 /* Frees of blocks that were allocated before the tracer came. */
 static _Atomic long unmatched_frees;
 
+/* Calls of the allocator that were left without returning. */
+static _Atomic long abandoned_calls;
+
 static inline void book(struct site *site, size_t bytes) {
     site->bytes += (long)bytes;
     site->blocks += 1;
@@ -150,6 +153,7 @@ static void __attribute__((unused)) say_expectation(void) {
         all_blocks += site->all_blocks;
     }
     say_number("unmatched", unmatched_frees);
+    say_number("abandoned", abandoned_calls);
     say_amount("allocated-total", NULL, all_bytes, all_blocks);
     say_amount("total", NULL, bytes, blocks);
 }

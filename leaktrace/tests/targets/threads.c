@@ -22,7 +22,7 @@ static struct slot {
 
 static long rounds, thread_count;
 static _Atomic int turn; /* how many times `go` was said */
-static _Atomic int finished;
+static _Atomic int finished, prepared;
 
 SITE(site_thread_malloc);
 static NOINLINE void *site_thread_malloc(size_t size) {
@@ -83,6 +83,8 @@ static void one_round(uint64_t *random) {
 
 static void *work(void *argument) {
     uint64_t random = (uint64_t)(uintptr_t)argument * 77777 + 1;
+    free(malloc(1)); /* the allocator sets a thread up at its first call: before tracing, please */
+    prepared++;
     for (int seen = 0;; finished++) {
         while (turn == seen) pause_a_little();
         seen = turn;
@@ -108,6 +110,7 @@ int main(int argc, char **argv) {
         pthread_t thread;
         if (pthread_create(&thread, NULL, work, (void *)(i + 1)) != 0) return 1;
     }
+    while (prepared < thread_count) pause_a_little();
     say("ready");
     for (;;) {
         const char *command = await_command();
