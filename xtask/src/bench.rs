@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::setup::Purpose;
 use crate::statistics::{median, number, with_range};
@@ -179,7 +179,7 @@ impl Bench {
         let spent = tracer::cpu_seconds(tracer.pid())? - before;
         let resident = tracer::resident_bytes(tracer.pid())?;
         tracer.finish()?;
-        let maps = map_bytes(&reports)?;
+        let maps = map_bytes(&reports, blocks)?;
         println!(
             "{:>12} {:>19} ms {:>12} KiB {:>12} KiB",
             blocks,
@@ -191,12 +191,16 @@ impl Bench {
     }
 }
 
-/// The memory of the kernel's maps, as the last report states it.
-fn map_bytes(reports: &Path) -> Result<u64> {
+/// The memory of the kernel's maps, as the last report states it; that report must have seen all the blocks.
+fn map_bytes(reports: &Path, blocks: u64) -> Result<u64> {
     let text = fs::read_to_string(reports).with_context(|| format!("cannot read {}", reports.display()))?;
     let report: serde_json::Value =
         serde_json::from_str(text.lines().last().context("leaktrace printed no report")?)
             .context("the last report is no JSON")?;
+    let seen = report["truth"]["live_map"]["used"].as_u64().unwrap_or(0);
+    if seen < blocks {
+        bail!("{blocks} blocks are live but leaktrace has {seen}: what was measured is not what was meant");
+    }
     report["truth"]["map_bytes"].as_u64().context("the last report does not say how large the maps are")
 }
 

@@ -114,7 +114,7 @@ impl Initramfs {
 
 /// The libraries that a program loads, its dynamic linker included; none for a static one or a library of another
 /// C library's.
-fn libraries(program: &Path) -> Vec<PathBuf> {
+pub fn libraries(program: &Path) -> Vec<PathBuf> {
     let listed = command::output(Command::new("ldd").arg(program)).unwrap_or_default();
     listed.lines().filter_map(library).filter(|path| path.exists()).collect()
 }

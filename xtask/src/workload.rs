@@ -1,13 +1,14 @@
 //! The program under measurement (`xtask/bench/workload.c`) and the lines that are exchanged with it.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, program, workspace};
+use crate::{command, initramfs, program, workspace};
 
 /// A running workload.
 pub struct Workload {
@@ -35,6 +36,7 @@ impl Workload {
 
     fn spawn(file: &Path) -> Result<Self> {
         let mut command = Command::new(file);
+        command.env("LD_LIBRARY_PATH", own_libc(file)?);
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = started.with_context(|| format!("cannot start {}", file.display()))?;
         let orders = child.stdin.take().context("no stdin")?;
@@ -89,6 +91,21 @@ impl Workload {
         }
         Ok(answer.trim_end().to_owned())
     }
+}
+
+/// A directory with a copy of the C library for this program alone. Every probe on a file is visited at every hit, in
+/// whichever process, so another tracer on this machine would be measured too; and bcc 0.26 cannot place a probe
+/// where another tracer has one ("ref_ctr_offset mismatch" in the kernel's log).
+fn own_libc(program: &Path) -> Result<PathBuf> {
+    let libraries = initramfs::libraries(program);
+    let found = libraries.iter().find(|path| path.file_name().is_some_and(|name| name == "libc.so.6"));
+    let libc = found.context("the workload loads no libc.so.6")?;
+    let directory = workspace::cache("bench/lib")?;
+    let copy = directory.join("libc.so.6");
+    if !copy.exists() {
+        fs::copy(libc, &copy).with_context(|| format!("cannot copy {}", libc.display()))?;
+    }
+    Ok(directory)
 }
 
 impl Drop for Workload {
