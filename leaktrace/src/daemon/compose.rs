@@ -182,7 +182,7 @@ impl Tracer {
         let frames: Vec<Frame> = stack.frames.iter().flat_map(|frame| self.frames.resolve(*frame)).collect();
         let truncated = if stack.frames.is_empty() {
             Some(if site.stack_id == 0 { "site table full" } else { "the frames never arrived" }.to_owned())
-        } else if stack.walk_end == end::COMPLETE {
+        } else if stack.walk_end == end::COMPLETE || reaches_start(&frames) {
             None
         } else {
             Some(end::NAMES.get(usize::from(stack.walk_end)).copied().unwrap_or("unknown reason").to_owned())
@@ -218,8 +218,8 @@ impl Tracer {
         Truth {
             lost: losses(&counters),
             unmatched_frees: counters[counter::UNMATCHED_FREES],
-            truncated_stacks: self.truncated_stacks(),
-            stacks: self.stacks.len() as u64,
+            truncated_stacks: truncated_stacks(processes),
+            stacks: processes.iter().map(|process| process.sites.len() as u64).sum(),
             unresolved_frames: names.unresolved_frames,
             frames: names.frames,
             live_map: Fullness {
@@ -245,15 +245,6 @@ impl Tracer {
         }
     }
 
-    fn truncated_stacks(&self) -> std::collections::BTreeMap<String, u64> {
-        let mut reasons = std::collections::BTreeMap::new();
-        for stack in self.stacks.values().filter(|stack| stack.walk_end != end::COMPLETE) {
-            let reason = end::NAMES.get(usize::from(stack.walk_end)).copied().unwrap_or("unknown reason");
-            *reasons.entry(reason.to_owned()).or_insert(0) += 1;
-        }
-        reasons
-    }
-
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.plan.rules_off != 0 {
@@ -277,6 +268,24 @@ impl Tracer {
         }
         notes
     }
+}
+
+/// Of the stacks that hold live blocks, those that end early, by reason.
+fn truncated_stacks(processes: &[ProcessReport]) -> std::collections::BTreeMap<String, u64> {
+    let sites = processes.iter().flat_map(|process| &process.sites);
+    sites.filter_map(|site| site.truncated.clone()).fold(std::collections::BTreeMap::new(), |mut reasons, reason| {
+        *reasons.entry(reason).or_insert(0) += 1;
+        reasons
+    })
+}
+
+/// Whether the outermost frame is where a process or thread starts. The C library has no frame pointers there, so
+/// a walk that got that far ends on whatever the register holds.
+fn reaches_start(frames: &[Frame]) -> bool {
+    const STARTS: [&str; 6] =
+        ["__libc_start_call_main", "__libc_start_main", "_start", "start_thread", "clone", "__clone3"];
+    let outermost = frames.last().and_then(|frame| frame.function.as_deref());
+    outermost.is_some_and(|name| STARTS.iter().any(|start| name.starts_with(start)))
 }
 
 fn losses(counters: &[u64; counter::COUNT]) -> Vec<Loss> {

@@ -24,7 +24,7 @@ use crate::{
     cli::{Failure, meant::TracePlan},
     report::{self, OutputFormat, model::{Reason, Report}},
 };
-pub use ending::Ending;
+pub use ending::{Ending, EndingSignal};
 pub use tracer::check_target;
 use stdout::Stdout;
 use tracer::Tracer;
@@ -54,9 +54,9 @@ impl Signals {
     /// Waits for the next one.
     async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => Asked::End(Ending::Signal("SIGINT")),
-            _ = self.terminate.recv() => Asked::End(Ending::Signal("SIGTERM")),
-            _ = self.hangup.recv() => Asked::End(Ending::Signal("SIGHUP")),
+            _ = self.interrupt.recv() => Asked::End(Ending::Signal(EndingSignal::Interrupt)),
+            _ = self.terminate.recv() => Asked::End(Ending::Signal(EndingSignal::Terminate)),
+            _ = self.hangup.recv() => Asked::End(Ending::Signal(EndingSignal::Hangup)),
             _ = self.write.recv() => Asked::Write,
         }
     }
@@ -88,7 +88,7 @@ pub async fn trace(plan: TracePlan) -> Result<(), Failure> {
     let final_report = tracer.finish(&ending).await;
     let _ = stdout.write(&final_report);
     let written = write_files(&plan.outputs, &final_report);
-    tracer.detach();
+    tracer.detach(&ending);
     written
 }
 

@@ -14,7 +14,7 @@ use leaktrace_common::{
     record::{Target, gate, row_state, target_flag},
     rule,
 };
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::{Ending, epoch_keeper::EpochKeeper, recycle::Recycler};
 use crate::{
@@ -202,15 +202,21 @@ impl Tracer {
                 Ok(_) => failure,
             });
         }
-        image.read_memory();
-        image.read_mappings();
-        image.rss_at_attach = image.rss;
+        self.look_at(&mut image);
         image.opened = self.now();
         let entry = Target { flags, ..target(&image, gate::OPEN) };
         self.kernel.set_target(pid, &entry)?;
         announce(&image, &discovered.plan, begun.elapsed());
         self.images.insert(image.serial, image);
         Ok(())
+    }
+
+    /// Takes first readings, and opens the objects that stacks will lead to.
+    fn look_at(&mut self, image: &mut Image) {
+        image.read_memory();
+        image.read_mappings();
+        image.rss_at_attach = image.rss;
+        self.frames.learn(image.pid, image.serial, &image.mappings);
     }
 
     /// Places the probes of a plan that are not in place yet.
@@ -300,9 +306,7 @@ impl Tracer {
         let ended = held.release(name).await?;
         self.command = Some((pid, ended));
         image.identity = Identity::read(pid).unwrap_or(image.identity);
-        image.read_memory();
-        image.read_mappings();
-        image.rss_at_attach = image.rss;
+        self.look_at(&mut image);
         announce(&image, plan, Duration::ZERO);
         self.images.insert(image.serial, image);
         Ok(())
@@ -347,6 +351,7 @@ impl Tracer {
     }
 
     fn event(&mut self, event: &Event) {
+        tracing::trace!("event {event:?}");
         match event.kind {
             kind::EXEC => self.replaced_image(event),
             kind::EXIT => {
@@ -617,13 +622,19 @@ impl Tracer {
         self.report(Reason::Final(ending.to_string()))
     }
 
-    /// Takes every probe away.
-    pub fn detach(&mut self) {
+    /// Takes every probe away. A command that we started is sent the signal that ended us, as a shell would.
+    pub fn detach(&mut self, ending: &Ending) {
         for image in self.images.values_mut() {
             image.hooks = Attachment::default();
             image.linker = Attachment::default();
         }
         self.replaced.clear();
+        if let (Ending::Signal(signal), Some((pid, ended))) = (ending, &mut self.command)
+            && matches!(ended.try_recv(), Err(TryRecvError::Empty))
+        {
+            // SAFETY: a signal to our own child, which has not been waited for.
+            unsafe { libc::kill(i32::try_from(*pid).unwrap_or(0), signal.number()) };
+        }
     }
 
     /// Reads every row into the ledger.

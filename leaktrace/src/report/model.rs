@@ -245,9 +245,9 @@ pub struct Truth {
     pub lost: Vec<Loss>,
     /// Frees of blocks that were never seen (born before tracing, unless something was lost).
     pub unmatched_frees: u64,
-    /// Distinct stacks that end early, by reason.
+    /// Stacks with live blocks that end early, by reason.
     pub truncated_stacks: BTreeMap<String, u64>,
-    /// Distinct stacks seen.
+    /// Stacks with live blocks.
     pub stacks: u64,
     /// Distinct frames without a name.
     pub unresolved_frames: u64,

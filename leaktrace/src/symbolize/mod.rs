@@ -144,6 +144,15 @@ impl FrameStore {
         }
     }
 
+    /// Opens the objects behind a process image's code while they can be reached: a process that lives for a
+    /// millisecond is gone before its first stack arrives.
+    pub fn learn(&mut self, pid: u32, serial: u32, mappings: &[Mapping]) {
+        for mapping in mappings.iter().filter(|mapping| mapping.executable && mapping.is_file()) {
+            // A full table is counted when a frame asks for it.
+            let _ = self.objects.intern(pid, serial, mapping);
+        }
+    }
+
     /// Normalises an address of the process image `serial`, whose PID is `pid` and whose mappings are `mappings` (as
     /// [`maps::read`] returned them after the address was seen). Cheap for what was seen before; else it opens the
     /// object's file. A return address is reported as it is but looked up one byte before, where the call stands.
