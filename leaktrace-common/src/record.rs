@@ -16,6 +16,10 @@ pub struct Target {
     pub generation: u32,
     /// Address of the dynamic linker's `struct r_debug` in the process, 0 if it has none.
     pub r_debug: u64,
+    /// Where the code of the allocator begins; 0 if unknown.
+    pub allocator_start: u64,
+    /// Where it ends.
+    pub allocator_end: u64,
 }
 
 /// States of [`Target::gate`].
@@ -150,10 +154,14 @@ pub struct ThreadState {
     pub row: u32,
     /// Domain of the call ([`crate::hook::domain`]).
     pub domain: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Which function the call in flight is of ([`crate::hook::HookCookie::hook`]).
+    pub hook: u32,
     /// Address freed last by an outermost free (layered targets only).
     pub last_freed: u64,
+    /// Stack pointer at the entry of the last free: `free` has no return probe.
+    pub free_sp: u64,
+    /// What lay there: the return address. While it still does, and the stack is deeper, that free may be running.
+    pub free_caller: u64,
     /// Describes `frames`; the two are sent as one record and must stay adjacent.
     pub stack: StackHeader,
     /// Return addresses, innermost first.
@@ -175,12 +183,12 @@ pub struct Control {
 }
 
 const _: () = {
-    assert!(size_of::<Target>() == 24);
+    assert!(size_of::<Target>() == 40);
     assert!(size_of::<LiveKey>() == 16);
     assert!(size_of::<LiveBlock>() == 24);
     assert!(size_of::<SiteKey>() == 16);
     assert!(size_of::<Row>() == 40 + CELLS * 16);
-    assert!(size_of::<ThreadState>() == 120 + MAX_FRAMES * 8);
+    assert!(size_of::<ThreadState>() == 136 + MAX_FRAMES * 8);
 };
 
 #[cfg(feature = "user")]

@@ -5,7 +5,7 @@ use aya_log_ebpf::debug;
 use leaktrace_common::{
     counter,
     hook::{HookCookie, kind},
-    record::{LiveBlock, LiveKey, Target, ThreadState, target_flag},
+    record::{LiveBlock, LiveKey, ThreadState, target_flag},
     rule,
 };
 
@@ -28,13 +28,14 @@ pub fn enter<C: EbpfContext>(_ctx: &C, call: &Call) -> Option<()> {
     let state = thread::state(call.pid_tgid, target.serial)?;
     // SAFETY: the running thread's own scratch.
     unsafe {
-        if thread::is_nested(state, call.entry_sp) {
+        if thread::is_nested(state, call.entry_sp, call.cookie.hook) {
             sync::count(counter::NESTED_CALLS);
             return None;
         }
         walk::walk(state, registers, call.entry_sp, target.serial, target.generation);
         let row = row::row_of(state, call.tgid(), call.tid(), cookie.domain);
         (*state).row = row;
+        (*state).hook = u32::from(call.cookie.hook);
         (*state).entry_sp = call.entry_sp;
         (*state).size = requested(cookie, registers);
         (*state).pointer = registers.argument(cookie.ptr_arg);
@@ -258,52 +259,44 @@ pub fn free(call: &Call) -> Option<()> {
     if address == 0 {
         return None;
     }
-    let layered = call.target.flags & target_flag::LAYERED != 0;
-    let late = !config::rule(rule::FREE_AT_ENTRY);
-    let state = if layered || late {
-        Some(thread::state(call.pid_tgid, call.target.serial)?)
-    } else {
-        crate::maps::THREADS.get_ptr_mut(&thread::key(call.pid_tgid))
-    };
-    if let Some(state) = state {
-        // SAFETY: the running thread's own scratch.
-        unsafe {
-            if (*state).serial == call.target.serial && thread::is_nested(state, call.entry_sp) {
-                sync::count(counter::NESTED_CALLS);
-                return None;
-            }
-            if late {
-                (*state).pointer = address;
-                (*state).entry_sp = call.entry_sp;
-                (*state).kind = u32::from(kind::FREE);
-                return Some(());
-            }
+    let state = thread::state(call.pid_tgid, call.target.serial)?;
+    // SAFETY: the running thread's own scratch.
+    unsafe {
+        if thread::is_nested(state, call.entry_sp, call.cookie.hook) {
+            sync::count(counter::NESTED_CALLS);
+            return None;
         }
-    }
-    let inner = release(&call.target, state, call.live_key(address));
-    if let (true, Some(state)) = (layered, state) {
-        // SAFETY: the running thread's own scratch.
-        unsafe { (*state).last_freed = if inner { 0 } else { address } };
+        if !config::rule(rule::FREE_AT_ENTRY) {
+            (*state).pointer = address;
+            (*state).entry_sp = call.entry_sp;
+            (*state).kind = u32::from(kind::FREE);
+            return Some(());
+        }
+        let key = call.live_key(address);
+        if let Some(block) = thread::take_live(&key) {
+            row::subtract(&block);
+        } else if is_inner_free(state, call, address) {
+            sync::count(counter::INNER_FREES);
+            (*state).last_freed = 0;
+            return None;
+        } else {
+            sync::count(counter::UNMATCHED_FREES);
+        }
+        (*state).last_freed = address;
+        thread::free_begins(state, call.entry_sp);
     }
     Some(())
 }
 
-/// Removes a freed block. Returns whether this was the second, inner free of an address just freed.
+/// Whether the free of an unknown block is the lower layer's half of one that was recorded: of an address just freed,
+/// or (for layers that shift blocks) made by the upper layer's `free` while that is running.
 #[inline(always)]
-fn release(target: &Target, state: Option<*mut ThreadState>, key: LiveKey) -> bool {
-    if let Some(block) = thread::take_live(&key) {
-        row::subtract(&block);
+unsafe fn is_inner_free(state: *mut ThreadState, call: &Call, address: u64) -> bool {
+    if call.target.flags & target_flag::LAYERED == 0 || !config::rule(rule::INNER_FREE_IGNORED) {
         return false;
     }
-    if target.flags & target_flag::LAYERED != 0 && config::rule(rule::INNER_FREE_IGNORED) {
-        // SAFETY: the running thread's own scratch.
-        if state.is_some_and(|state| unsafe { (*state).last_freed } == key.address) {
-            sync::count(counter::INNER_FREES);
-            return true;
-        }
-    }
-    sync::count(counter::UNMATCHED_FREES);
-    false
+    // SAFETY: the running thread's own scratch.
+    unsafe { (*state).last_freed == address || thread::is_inside_free(state, call.entry_sp, &call.target) }
 }
 
 /// What happens with the rule "a free is recorded at entry" switched off.

@@ -19,6 +19,7 @@ use crate::{
 
 const MAP_FIXED: u64 = 0x10;
 const MAP_ANONYMOUS: u64 = 0x20;
+const MAP_STACK: u64 = 0x2_0000;
 /// The kernel answers with an error number in the last page of the address space.
 const LAST_ERROR: u64 = u64::MAX - 4095;
 
@@ -29,11 +30,19 @@ pub fn enter(call: &Call) -> Option<()> {
     let state = thread::state(call.pid_tgid, call.target.serial)?;
     // SAFETY: the running thread's own scratch.
     unsafe {
-        if thread::is_nested(state, call.entry_sp) {
+        if thread::is_nested(state, call.entry_sp, call.cookie.hook) {
             sync::count(counter::NESTED_CALLS);
             return None;
         }
         let (prot, flags) = (registers.arguments[2], registers.arguments[3]);
+        // Stacks are never the allocator's, whoever maps them.
+        if call.cookie.kind == kind::MMAP
+            && flags & MAP_STACK == 0
+            && thread::is_inside_free(state, call.entry_sp, &call.target)
+        {
+            sync::count(counter::NESTED_CALLS);
+            return None;
+        }
         if call.cookie.kind == kind::MMAP && flags & (MAP_ANONYMOUS | MAP_FIXED) == 0 {
             return None;
         }
@@ -42,6 +51,7 @@ pub fn enter(call: &Call) -> Option<()> {
             walk::walk(state, registers, call.entry_sp, call.target.serial, call.target.generation);
             (*state).row = row::row_of(state, call.tgid(), call.tid(), domain::MMAP);
         }
+        (*state).hook = u32::from(call.cookie.hook);
         (*state).entry_sp = call.entry_sp;
         (*state).old_valid = 0;
         (*state).pointer = registers.arguments[0];

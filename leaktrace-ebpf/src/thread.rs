@@ -1,11 +1,11 @@
 //! Scratch that belongs to one thread. A per-CPU area would not do: a uprobe program can be preempted by another
 //! task on the same CPU that runs the same program.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_probe_read_user};
 use leaktrace_common::{
     counter,
     hook::kind,
-    record::{LiveKey, ThreadState},
+    record::{LiveKey, Target, ThreadState},
     rule,
 };
 
@@ -59,26 +59,65 @@ unsafe fn forget(state: *mut ThreadState, serial: u32) {
         (*state).kind = u32::from(kind::NONE);
         (*state).old_valid = 0;
         (*state).last_freed = 0;
+        (*state).free_sp = 0;
     }
 }
 
 /// Whether an allocator call of this thread is in flight, so that the one at `entry_sp` is part of it. A call in
-/// flight whose frame lies at or below `entry_sp` was left by longjmp: it will never return and is dropped.
+/// flight whose frame lies below `entry_sp` was left by longjmp: it will never return and is dropped. At the same
+/// `entry_sp`, another function was reached by a tail call and is part of the first (reallocarray jumps to realloc);
+/// the same function was called anew.
 ///
 /// # Safety
 /// `state` must point to the calling thread's own THREADS value.
 #[inline(always)]
-pub unsafe fn is_nested(state: *mut ThreadState, entry_sp: u64) -> bool {
+pub unsafe fn is_nested(state: *mut ThreadState, entry_sp: u64, hook: u8) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         if (*state).kind == u32::from(kind::NONE) {
             return false;
         }
-        if entry_sp >= (*state).entry_sp && config::rule(rule::STALE_CALLS_DROPPED) {
+        let gone = entry_sp > (*state).entry_sp
+            || (entry_sp == (*state).entry_sp && (*state).hook == u32::from(hook));
+        if gone && config::rule(rule::STALE_CALLS_DROPPED) {
             abandon(state);
             return false;
         }
         config::rule(rule::NESTED_ONCE)
+    }
+}
+
+/// Notes that a `free` begins. A return probe on every free would cost half as much again as the free itself.
+///
+/// # Safety
+/// As [`is_nested`].
+#[inline(always)]
+pub unsafe fn free_begins(state: *mut ThreadState, entry_sp: u64) {
+    // SAFETY: the caller's promise; a checked read of user memory.
+    unsafe {
+        (*state).free_sp = entry_sp;
+        (*state).free_caller = bpf_probe_read_user(entry_sp as *const u64).unwrap_or(0);
+    }
+}
+
+/// Whether the call at `entry_sp` is made by a `free` that is still running: the stack is deeper, the return address
+/// of that free is still in its place, and the caller is the allocator's own code. Each of these alone may be true
+/// of something else.
+///
+/// # Safety
+/// As [`is_nested`].
+#[inline(always)]
+pub unsafe fn is_inside_free(state: *mut ThreadState, entry_sp: u64, target: &Target) -> bool {
+    // SAFETY: the caller's promise; checked reads of user memory.
+    unsafe {
+        if (*state).free_sp == 0 || entry_sp >= (*state).free_sp || !config::rule(rule::NESTED_ONCE) {
+            return false;
+        }
+        let caller = bpf_probe_read_user(entry_sp as *const u64).unwrap_or(0);
+        if caller < target.allocator_start || caller >= target.allocator_end {
+            return false;
+        }
+        bpf_probe_read_user((*state).free_sp as *const u64).unwrap_or(0) == (*state).free_caller
     }
 }
 

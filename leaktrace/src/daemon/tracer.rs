@@ -21,7 +21,11 @@ use crate::{
     cli::{Failure, meant::TracePlan},
     kernel::{Attachment, Kernel, LinkMode, LoadOptions, Logger, Rings, StackRecord, Sweeper, wait_for_running_programs},
     ledger::{Ledger, MappingLabel},
-    probe::{command::Command as CommandPlan, cost::CostTable, plan::Plan},
+    probe::{
+        command::Command as CommandPlan,
+        cost::CostTable,
+        plan::{Plan, PlannedProbe},
+    },
     process::{Identity, ProcessError, RunState, exit},
     report::model::{Reason, Report},
     symbolize::{FrameId, FrameStore},
@@ -191,6 +195,8 @@ impl Tracer {
         image.linker = linker;
         image.r_debug = discovered.r_debug;
         image.layered = discovered.plan.layered;
+        image.read_mappings();
+        image.allocator_text = allocator_text(&image, &discovered.plan);
         let early = self.plan.rules_off & rule::GATE != 0;
         let flags = self.flags(&image);
         let entry = |gate| Target { flags, ..target(&image, gate) };
@@ -394,22 +400,19 @@ impl Tracer {
     }
 
     fn link_map_changed(&mut self, event: &Event) {
-        let stopped = event.extra != 0;
         if self.replaced.contains_key(&event.tgid) {
             self.try_new_image(event.tgid);
-            if stopped {
-                // SAFETY: a signal to the command that we started and stopped.
-                unsafe { libc::kill(i32::try_from(event.tgid).unwrap_or(0), libc::SIGCONT) };
-            }
-            return;
+        } else if let Err(failure) = self.look_for_new_allocators(event.serial)
+            && let Some(image) = self.images.get_mut(&event.serial)
+        {
+            let note = format!("a library was loaded and its allocator could not be probed: {failure}");
+            tracing::warn!("{note}");
+            image.notes.push(note);
         }
-        let serial = event.serial;
-        if let Err(failure) = self.look_for_new_allocators(serial) {
-            if let Some(image) = self.images.get_mut(&serial) {
-                let note = format!("a library was loaded and its allocator could not be probed: {failure}");
-                tracing::warn!("{note}");
-                image.notes.push(note);
-            }
+        // Whatever came of it: who was stopped goes on. Somebody else may have entered the image meanwhile.
+        if event.extra != 0 {
+            // SAFETY: a signal to the command that we started and stopped.
+            unsafe { libc::kill(i32::try_from(event.tgid).unwrap_or(0), libc::SIGCONT) };
         }
     }
 
@@ -664,7 +667,23 @@ fn target(image: &Image, gate: u32) -> Target {
         flags: if image.layered { target_flag::LAYERED } else { 0 },
         generation: image.generation,
         r_debug: image.r_debug,
+        allocator_start: image.allocator_text.0,
+        allocator_end: image.allocator_text.1,
     }
+}
+
+/// Where the code of the allocator that frees lies in the process: mappings that it makes inside `free` are its own.
+fn allocator_text(image: &Image, plan: &Plan) -> (u64, u64) {
+    let frees = |probe: &&PlannedProbe| probe.cookie.kind == leaktrace_common::hook::kind::FREE;
+    let Some(object) = plan.probes.iter().find(frees).and_then(|probe| plan.objects.get(probe.object)) else {
+        return (0, 0);
+    };
+    let text = image.mappings.iter().filter(|mapping| {
+        mapping.executable && mapping.inode == object.inode && mapping.device == object.device
+    });
+    text.fold((0, 0), |(start, end), mapping| {
+        if end == 0 { (mapping.start.0, mapping.end.0) } else { (start.min(mapping.start.0), end.max(mapping.end.0)) }
+    })
 }
 
 /// Whether a PID names something that can be traced.

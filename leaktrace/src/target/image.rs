@@ -38,6 +38,8 @@ pub struct Image {
     pub probed: HashSet<(std::path::PathBuf, u64)>,
     /// Address of the dynamic linker's `struct r_debug`.
     pub r_debug: u64,
+    /// Start and end of the code of the object whose `free` is hooked first; 0 if unknown.
+    pub allocator_text: (u64, u64),
     /// More than one allocator is hooked.
     pub layered: bool,
     /// When its gate opened, since tracing began.
@@ -73,6 +75,7 @@ impl Image {
             linker: Attachment::default(),
             probed: HashSet::new(),
             r_debug: 0,
+            allocator_text: (0, 0),
             layered: false,
             opened: Duration::ZERO,
             rss_at_attach: None,
