@@ -3,6 +3,7 @@
 
 mod harness;
 
+use harness::output::{Age, Amount};
 use harness::{Expectation, Outcome, Outcomes, Target, Tracer, check_exact, target::TargetBuilder};
 use std::{thread, time::Duration};
 
@@ -243,32 +244,32 @@ rule!(
     thread_ids_used_again
 );
 
-/// Epochs change ten times a second under eight threads that free old blocks.
-fn epochs_change_under_load(options: &[&str]) -> Outcomes<()> {
-    let mut target = Target::start("epochs")?;
+/// Blocks die at the age at which their cell is merged into another, while epochs change ten times a second. In the
+/// end all of them are freed and a few new ones made: whatever is said to be older is left over from a lost move.
+fn cells_move_under_load(options: &[&str]) -> Outcomes<()> {
+    let mut target = Target::start("steady_age")?;
     let mut tracer = Tracer::of(target.pid()).args(&["--interval", "100ms"]).args(options).start()?;
     tracer.await_tracing()?;
     target.say("go")?;
-    thread::sleep(Duration::from_secs(10));
-    let expectation = target.ask("stop")?;
+    thread::sleep(Duration::from_secs(20));
+    target.ask("stop")?;
+    thread::sleep(Duration::from_secs(2));
+    let expectation = target.ask("few")?;
     let outcome = tracer.interrupt_and_finish()?;
     expectation.check(&outcome)?;
     let process = outcome.final_report()?.only_process()?;
-    for site in &process.sites {
-        let ages =
-            site.ages.iter().fold((0, 0), |sum, age| (sum.0 + age.live.bytes, sum.1 + age.live.blocks));
-        if ages != (site.live.bytes, site.live.blocks) || site.ages.iter().any(|age| age.live.blocks < 0) {
-            return wrong(format!("ages of {}: {:?}", site.innermost(), site.ages));
-        }
+    let old = |age: &&Age| age.youngest_s > 1.0 && age.live != Amount::default();
+    match process.sites.iter().flat_map(|site| &site.ages).find(old) {
+        Some(age) => wrong(format!("{age:?}, but nothing is that old")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 rule!(
     root_rule_grace_period,
     root_rule_grace_period_fails_when_switched_off,
     "grace-period",
-    epochs_change_under_load
+    cells_move_under_load
 );
 
 /// More stacks than the ring buffer takes while the daemon stands still; each comes again once it runs.

@@ -84,6 +84,8 @@ pub struct Site {
 /// One age class.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Age {
+    /// Every block is at least that old, seconds.
+    pub youngest_s: f64,
     /// How much.
     pub live: Amount,
 }

@@ -17,31 +17,29 @@ static NOINLINE void make(void **blocks, long count) {
     for (long i = 0; i < count; i++) blocks[i] = site_aged(100);
 }
 
-/* A function of its own keeps the compiler from making two calls of `make` out of one. */
-static NOINLINE void **place_for(int stays) {
-    __asm__ volatile("" ::: "memory");
-    return stays ? kept + used : brief;
+static long count_for(const char *command) {
+    return is(command, "old") ? 1000 : is(command, "brief") ? 500 : is(command, "young") ? 70 : 0;
 }
 
-/* One call instruction for all, hence one stack. */
-static NOINLINE void obey(const char *command) {
-    long count = is(command, "old") ? 1000 : is(command, "brief") ? 500 : is(command, "young") ? 70 : 0;
-    int stays = !is(command, "brief");
-    if (used + count > 64000) _exit(126);
-    make(place_for(stays), count);
-    if (stays) used += count;
-    else
-        for (long i = 0; i < count; i++) {
-            free(brief[i]);
-            unbook(&at_site_aged, 100);
-        }
-    if (is(command, "old")) old += count;
+static void free_brief(void) {
+    for (long i = 0; i < 500; i++) {
+        free(brief[i]);
+        unbook(&at_site_aged, 100);
+    }
 }
 
 int main(void) {
     say("ready");
     for (;;) {
-        obey(await_command());
+        const char *command = await_command();
+        long count = count_for(command);
+        if (used + count > 64000) return 1;
+        void **place = is(command, "brief") ? brief : kept + used;
+        __asm__ volatile("" : "+r"(place), "+r"(count)); /* one call for all commands, hence one stack */
+        make(place, count);
+        if (is(command, "brief")) free_brief();
+        else used += count;
+        if (is(command, "old")) old += count;
         say_number("old", old);
         say_expectation();
     }
