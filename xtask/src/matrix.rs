@@ -16,7 +16,7 @@ use crate::{build, command, guest, program, setup, toolchain, workspace};
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Test files of `leaktrace/tests/` that run on every kernel begin with this.
-const CHOSEN: &str = "exactness";
+const CHOSEN: &str = "exact_";
 
 /// Comes before every line of our own on the console.
 const MARK: &str = "@leaktrace@";
@@ -81,6 +81,7 @@ fn fill(file: &Path, tests: &[TestProgram], smoke: bool) -> Result<()> {
     let mut contents = Initramfs::create(file)?;
     if !smoke {
         contents.stripped_program(&build::leaktrace(false)?, Path::new("/bin/leaktrace"))?;
+        contents.file(Path::new(MUSL), Path::new(MUSL))?;
         for target in targets()? {
             let name = target.file_name().context("a program without a name")?;
             contents.program(&target, &Path::new("/targets").join(name))?;
@@ -92,6 +93,9 @@ fn fill(file: &Path, tests: &[TestProgram], smoke: bool) -> Result<()> {
     contents.script("/init", &init_script(tests))?;
     contents.finish()
 }
+
+/// musl's dynamic linker, which is its C library too: glibc's `ldd` does not tell of it.
+const MUSL: &str = "/lib/ld-musl-x86_64.so.1";
 
 /// The programs that the tests trace, compiled here: there is no compiler in the box.
 fn targets() -> Result<Vec<PathBuf>> {
