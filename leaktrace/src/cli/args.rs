@@ -42,6 +42,14 @@ pub struct TargetArguments {
     pub all: bool,
 }
 
+impl TargetArguments {
+    /// Whether any kind of target is named.
+    pub fn names_anything(&self) -> bool {
+        let named = [self.container.is_some(), self.pid_namespace.is_some(), self.cgroup.is_some(), self.all];
+        !self.pid.is_empty() || named.contains(&true)
+    }
+}
+
 /// `leaktrace trace`.
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "one per flag, as typed")]

@@ -1,34 +1,42 @@
 //! `leaktrace doctor`: what works on this host, and what would be placed in a target. Reads only.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use super::{Failure, args::DoctorArguments, meant};
 use crate::{
-    daemon::check_target,
+    daemon::{CallRates, check_target, count_calls},
     kernel::{Kernel, LoadOptions},
-    probe::cost::CostTable,
+    probe::{cost::CostTable, plan::ProbeRow},
     process::host,
     target::{TargetSpec, discover, preflight},
 };
+
+/// How long `--measure` counts. Short: while it counts, the target pays for the probes.
+const WINDOW: Duration = Duration::from_millis(200);
 
 /// Prints what was found.
 ///
 /// # Errors
 /// If a target was named that cannot be looked at.
 pub fn run(typed: &DoctorArguments) -> Result<(), Failure> {
-    let named = !typed.target.pid.is_empty();
-    let target = if named { Some(meant::target(&typed.target, Vec::new())?) } else { None };
+    let named = typed.target.names_anything();
+    let target = named.then(|| meant::target(&typed.target, Vec::new())).transpose()?;
     let mut out = io::stdout().lock();
-    let kernel = host_findings(&mut out).map_err(|error| closed(&error))?;
-    let costs = match kernel {
-        Some(mut kernel) => kernel.calibrate()?,
+    let mut kernel = host_findings(&mut out).map_err(|error| closed(&error))?;
+    let costs = match &mut kernel {
+        Some(kernel) => kernel.calibrate()?,
         None => CostTable::default(),
     };
-    for pid in match target {
-        Some(TargetSpec::Pids(pids)) => pids,
-        _ => Vec::new(),
-    } {
-        process(pid, &costs, &mut out)?;
+    let Some(TargetSpec::Pids(pids)) = target else { return Ok(()) };
+    for pid in pids {
+        let rows = process(pid, &costs, &mut out)?;
+        if let (true, Some(kernel)) = (typed.measure, &mut kernel) {
+            let rates = count_calls(kernel, pid, &costs, WINDOW)?;
+            prediction(&rates, &rows, &mut out).map_err(|error| closed(&error))?;
+        }
     }
     Ok(())
 }
@@ -50,7 +58,7 @@ fn host_findings(out: &mut impl Write) -> io::Result<Option<Kernel>> {
     }
     match Kernel::load(&LoadOptions { max_live_blocks: 1024, max_sites: 1024, ..LoadOptions::default() }) {
         Ok((kernel, ..)) => {
-            writeln!(out, "ok       BPF programs load; probes are placed by {:?} links", kernel.link_mode())?;
+            writeln!(out, "ok       BPF programs load; {}", kernel.link_mode())?;
             Ok(Some(kernel))
         }
         Err(error) => {
@@ -60,32 +68,59 @@ fn host_findings(out: &mut impl Write) -> io::Result<Option<Kernel>> {
     }
 }
 
-fn process(pid: u32, costs: &CostTable, out: &mut impl Write) -> Result<(), Failure> {
+/// One process: every probe, the instruction it sits on and what a call costs.
+fn process(pid: u32, costs: &CostTable, out: &mut impl Write) -> Result<Vec<ProbeRow>, Failure> {
     let identity = check_target(pid)?;
-    let found = discover::discover(pid, costs).map_err(|error| Failure::Failed(error.to_string()))?;
+    let found = discover::discover(pid, costs).map_err(|error| discover::failure(pid, &error))?;
     let rows = found.plan.rows();
-    let mut print = || -> io::Result<()> {
-        writeln!(out, "\nprocess {pid} ({}): {} probes", identity.name, rows.len())?;
-        let width = rows.iter().map(|row| row.function.len()).max().unwrap_or(0);
-        for row in &rows {
-            writeln!(
-                out,
-                "  {:width$}  {}+{:#x}  {:30} {:13} {:>6} ns per call {}  {}",
-                row.function,
-                row.address.0.wrapping_sub(row.offset).to_string().chars().take(0).collect::<String>(),
-                row.offset,
-                row.instruction,
-                if row.emulated { "emulated" } else { "single-stepped" },
-                row.cost_ns,
-                if row.needs_return { "(with return)" } else { "             " },
-                row.object.display(),
-            )?;
+    print_rows(pid, &identity.name, &rows, out)
+        .and_then(|()| found.plan.notes.iter().try_for_each(|note| writeln!(out, "  note: {note}")))
+        .map_err(|error| closed(&error))?;
+    Ok(rows)
+}
+
+fn print_rows(pid: u32, name: &str, rows: &[ProbeRow], out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "\nprocess {pid} ({name}): {} probes", rows.len())?;
+    let width = |text: fn(&ProbeRow) -> usize| rows.iter().map(text).max().unwrap_or(0);
+    let function = width(|row| row.function.len());
+    let instruction = width(|row| row.instruction.len());
+    writeln!(
+        out,
+        "  {:function$}  {:>12}  {:instruction$}  {:14}  {:>12}  object",
+        "function", "address", "instruction", "kernel", "ns per call"
+    )?;
+    for row in rows {
+        writeln!(
+            out,
+            "  {:function$}  {:>12}  {:instruction$}  {:14}  {:>12}  {}",
+            row.function,
+            format!("{:#x}+{}", row.address.0.saturating_sub(row.offset), row.offset),
+            row.instruction,
+            if row.emulated { "emulates it" } else { "single-steps" },
+            format!("{}{}", row.cost_ns, if row.needs_return { " (2 traps)" } else { "" }),
+            row.object.display(),
+        )?;
+    }
+    let source = rows.first().map_or_else(|| "unknown".to_owned(), |row| row.source.to_string());
+    writeln!(out, "  costs are those of the traps, {source} on this host; leaktrace's own work comes on top")
+}
+
+/// What tracing would cost the process, from the calls it makes.
+fn prediction(rates: &CallRates, rows: &[ProbeRow], out: &mut impl Write) -> io::Result<()> {
+    let mut share = 0.0;
+    writeln!(out, "  calls a second, counted for {} ms:", rates.window.as_millis())?;
+    for row in rows {
+        let calls: f64 = row.function.split(", ").filter_map(|name| rates.per_second.get(name)).sum();
+        if calls > 0.0 {
+            share += calls * f64::from(row.cost_ns) / 1e9;
+            writeln!(out, "    {:30} {calls:>12.0}", row.function)?;
         }
-        writeln!(out, "  costs are {}", rows.first().map_or("unknown".to_owned(), |row| row.source.to_string()))?;
-        for note in &found.plan.notes {
-            writeln!(out, "  note: {note}")?;
-        }
-        Ok(())
-    };
-    print().map_err(|error| closed(&error))
+    }
+    let busy = rates.cpu_share.max(share).max(0.001);
+    writeln!(
+        out,
+        "  the traps would take {share:.3} CPU seconds a second; the process uses {:.3}: predicted slowdown up to {:.2}x",
+        rates.cpu_share,
+        1.0 + share / busy
+    )
 }

@@ -1,8 +1,9 @@
 //! The daemon: the one event loop ([`trace`]), and the state it works on ([`tracer`]).
 
 mod compose;
-mod epoch_keeper;
 mod ending;
+mod epoch_keeper;
+mod measure;
 mod recycle;
 mod stdout;
 mod tracer;
@@ -25,6 +26,7 @@ use crate::{
     report::{self, OutputFormat, model::{Reason, Report}},
 };
 pub use ending::{Ending, EndingSignal};
+pub use measure::{CallRates, count_calls};
 pub use tracer::check_target;
 use stdout::Stdout;
 use tracer::Tracer;

@@ -32,7 +32,7 @@ use crate::{
     target::{
         TargetSpec,
         command::Held,
-        discover::{self, DiscoverError, Discovered},
+        discover::{self, Discovered},
         image::Image,
     },
 };
@@ -179,7 +179,7 @@ impl Tracer {
     /// Enters a running process: every probe first, then the gate.
     fn enter(&mut self, pid: u32) -> Result<(), Failure> {
         let identity = check_target(pid)?;
-        let discovered = discover::discover(pid, &self.costs).map_err(|error| discover_failure(pid, &error))?;
+        let discovered = discover::discover(pid, &self.costs).map_err(|error| discover::failure(pid, &error))?;
         self.enter_discovered(identity, &discovered, Attachment::default())
     }
 
@@ -430,7 +430,7 @@ impl Tracer {
             // In the middle of a change: another notification follows.
             Ok(_) => return Ok(()),
             Err(error) if error.is_gone() => return Ok(()),
-            Err(error) => return Err(discover_failure(image.pid, &error)),
+            Err(error) => return Err(discover::failure(image.pid, &error)),
         };
         let before = image.probed.len();
         if discovered.plan.layered && !image.layered {
@@ -464,7 +464,7 @@ impl Tracer {
                 self.enter_discovered(identity, &discovered, linker)
             }
             (Err(error), _) if error.is_gone() => Err(Failure::NoTarget(error.to_string())),
-            (_, Err(error)) if patience_over || error.is_gone() => Err(discover_failure(pid, &error)),
+            (_, Err(error)) if patience_over || error.is_gone() => Err(discover::failure(pid, &error)),
             _ => return,
         };
         if let Err(failure) = outcome {
@@ -712,14 +712,6 @@ fn process_failure(error: &ProcessError) -> Failure {
         ProcessError::Denied { .. } => Failure::Unsupported(error.to_string()),
         _ => Failure::Failed(error.to_string()),
     }
-}
-
-fn discover_failure(pid: u32, error: &DiscoverError) -> Failure {
-    let text = format!("process {pid} cannot be traced: {error}");
-    if error.is_gone() {
-        return Failure::NoTarget(format!("process {pid} ended before it could be traced"));
-    }
-    if error.is_unsupported() { Failure::Unsupported(text) } else { Failure::Failed(text) }
 }
 
 fn announce(image: &Image, plan: &Plan, took: Duration) {

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::{
+    cli::Failure,
     kernel::AttachPoint,
     object::elf::ElfError,
     probe::{
@@ -63,6 +64,15 @@ pub fn discover(pid: u32, costs: &CostTable) -> Result<Discovered, DiscoverError
         r_debug: allocators.debug.map_or(0, |address| address.0),
         consistent: allocators.consistent.unwrap_or(true),
     })
+}
+
+/// The same as a failure of the whole command.
+pub fn failure(pid: u32, error: &DiscoverError) -> Failure {
+    if error.is_gone() {
+        return Failure::NoTarget(format!("process {pid} ended before it could be traced"));
+    }
+    let text = format!("process {pid} cannot be traced: {error}");
+    if error.is_unsupported() { Failure::Unsupported(text) } else { Failure::Failed(text) }
 }
 
 /// What the kernel boundary needs to know of the probes of a plan: those on the dynamic linker, and the others.

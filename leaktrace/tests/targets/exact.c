@@ -3,7 +3,7 @@
 // build[static-pie]: -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread -static-pie
 // build[musl]: musl-gcc -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread
 // build[musl-static]: musl-gcc -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread -static
-// build[own]: -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread -DOWN_ALLOCATOR
+// build[own]: -fno-inline -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread -DOWN_ALLOCATOR
 /* Every function of the malloc family in every case, one thread. One site function per case. Commands: `go` makes
  * the blocks, `free` gives back all but a few, `again` does a long random mix. */
 #include "protocol.h"
