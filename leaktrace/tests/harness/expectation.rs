@@ -86,13 +86,13 @@ impl Expectation {
         let mut differences = self.site_differences(process);
         differences.extend(self.total_differences(process));
         differences.extend(self.truth_differences(report));
-        into_result(differences, outcome)
+        into_result(&differences, outcome)
     }
 
     /// Compares the sites alone: for programs whose libraries allocate too.
     pub fn check_sites(&self, outcome: &Outcome) -> Outcomes<()> {
         let process = outcome.final_report()?.only_process()?;
-        into_result(self.site_differences(process), outcome)
+        into_result(&self.site_differences(process), outcome)
     }
 
     /// Sites whose live amounts differ; `allocated` is compared where the site still has live blocks, because only
@@ -146,7 +146,7 @@ impl Expectation {
 }
 
 /// Differences are an error that also shows the sites that were reported, to be read by people.
-fn into_result(differences: Vec<String>, outcome: &Outcome) -> Outcomes<()> {
+fn into_result(differences: &[String], outcome: &Outcome) -> Outcomes<()> {
     if differences.is_empty() {
         return Ok(());
     }

@@ -9,7 +9,6 @@ use std::{
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -63,8 +62,9 @@ impl TracerBuilder {
             }
         });
         let (close_stdout, closed) = channel::<()>();
-        let stdout = std::thread::spawn(move || read_until_closed(stdout, &closed));
-        Ok(Tracer { child, stdout: Some(stdout), close_stdout, stderr_lines, stderr: String::new() })
+        let (sender, stdout_text) = channel();
+        std::thread::spawn(move || sender.send(read_until_closed(stdout, &closed)).ok());
+        Ok(Tracer { child, stdout: stdout_text, close_stdout, stderr_lines, stderr: String::new() })
     }
 
     /// Runs it to its end.
@@ -92,7 +92,7 @@ fn read_until_closed(mut pipe: impl Read, closed: &Receiver<()>) -> String {
 /// A tracer that is running.
 pub struct Tracer {
     child: Child,
-    stdout: Option<JoinHandle<String>>,
+    stdout: Receiver<String>,
     close_stdout: std::sync::mpsc::Sender<()>,
     stderr_lines: Receiver<String>,
     stderr: String,
@@ -189,9 +189,10 @@ impl Tracer {
                 None => std::thread::sleep(Duration::from_millis(10)),
             }
         };
-        let stdout = self.stdout.take().map(JoinHandle::join).ok_or("stdout was taken")?;
+        // Bounded: a command that was left running may hold the pipe open for ever.
+        let stdout = self.stdout.recv_timeout(PATIENCE);
+        let stdout = stdout.map_err(|_| "the tracer has ended, yet its stdout stays open")?;
         self.drain_stderr();
-        let stdout = stdout.map_err(|_| "the reader of stdout failed")?;
         let reports = stdout.lines().filter(|line| line.starts_with('{')).map(parse).collect();
         Ok(Outcome { status, stdout, stderr: std::mem::take(&mut self.stderr), reports })
     }
