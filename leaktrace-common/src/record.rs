@@ -130,6 +130,9 @@ pub mod row_state {
 /// The row that takes what no other row can: allocations are never lost for want of a row.
 pub const OVERFLOW_ROW: u32 = 0;
 
+/// Words of stack that a walk reads at a time. A power of two.
+pub const STACK_WINDOW: usize = 64;
+
 /// THREADS value, keyed by `tgid << 32 | tid`: scratch that belongs to one thread.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -162,6 +165,8 @@ pub struct ThreadState {
     pub free_sp: u64,
     /// What lay there: the return address. While it still does, and the stack is deeper, that free may be running.
     pub free_caller: u64,
+    /// Stack memory that the walk has read ahead: one large read costs what a few small ones cost.
+    pub window: [u64; STACK_WINDOW],
     /// Describes `frames`; the two are sent as one record and must stay adjacent.
     pub stack: StackHeader,
     /// Return addresses, innermost first.
@@ -188,7 +193,7 @@ const _: () = {
     assert!(size_of::<LiveBlock>() == 24);
     assert!(size_of::<SiteKey>() == 16);
     assert!(size_of::<Row>() == 40 + CELLS * 16);
-    assert!(size_of::<ThreadState>() == 136 + MAX_FRAMES * 8);
+    assert!(size_of::<ThreadState>() == 136 + (STACK_WINDOW + MAX_FRAMES) * 8);
 };
 
 #[cfg(feature = "user")]

@@ -17,6 +17,9 @@ static TASK_EXIT_CODE_OFFSET: u32 = 0;
 /// Offset of `live` (threads not yet exiting) in the kernel's `signal_struct`.
 #[unsafe(no_mangle)]
 static SIGNAL_LIVE_OFFSET: u32 = 0;
+/// 1: count the calls of each hooked function in HITS.
+#[unsafe(no_mangle)]
+static COUNT_HITS: u32 = 0;
 /// tgid of the daemon: never traced.
 #[unsafe(no_mangle)]
 static OWN_TGID: u32 = 0;
@@ -35,6 +38,7 @@ getter!(log_enabled, LOG_ENABLED, u32);
 getter!(task_signal_offset, TASK_SIGNAL_OFFSET, u32);
 getter!(task_exit_code_offset, TASK_EXIT_CODE_OFFSET, u32);
 getter!(signal_live_offset, SIGNAL_LIVE_OFFSET, u32);
+getter!(count_hits, COUNT_HITS, u32);
 getter!(own_tgid, OWN_TGID, u32);
 getter!(rules_off, RULES_OFF, u64);
 

@@ -47,7 +47,7 @@ pub static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT as u32, 0);
 
-/// Calls seen per hooked function. BPF adds, the daemon reads.
+/// Calls seen per hooked function. BPF adds if it was loaded to do so, the daemon reads.
 #[map]
 pub static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(hook::MAX_HOOKS as u32, 0);
 

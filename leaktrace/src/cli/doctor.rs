@@ -56,7 +56,9 @@ fn host_findings(out: &mut impl Write) -> io::Result<Option<Kernel>> {
     for note in host::Security::read().notes() {
         writeln!(out, "note     {note}")?;
     }
-    match Kernel::load(&LoadOptions { max_live_blocks: 1024, max_sites: 1024, ..LoadOptions::default() }) {
+    let options =
+        LoadOptions { max_live_blocks: 1024, max_sites: 1024, count_hits: true, ..LoadOptions::default() };
+    match Kernel::load(&options) {
         Ok((kernel, ..)) => {
             writeln!(out, "ok       BPF programs load; {}", kernel.link_mode())?;
             Ok(Some(kernel))

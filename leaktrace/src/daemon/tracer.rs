@@ -110,6 +110,7 @@ impl Tracer {
             max_sites: plan.max_sites,
             rules_off: plan.rules_off,
             log: plan.verbose,
+            count_hits: false,
             link_mode: plan.link_mode,
         };
         let (mut kernel, rings, sweeper) = Kernel::load(&options)?;
