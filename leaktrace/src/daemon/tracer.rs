@@ -26,7 +26,7 @@ use crate::{
         cost::CostTable,
         plan::{Plan, PlannedProbe},
     },
-    process::{Identity, ProcessError, RunState, exit},
+    process::{Identity, ProcessError, RunState, SeccompMode, exit},
     report::model::{Reason, Report},
     symbolize::{FrameId, FrameStore},
     target::{
@@ -180,8 +180,20 @@ impl Tracer {
     /// Enters a running process: every probe first, then the gate.
     fn enter(&mut self, pid: u32) -> Result<(), Failure> {
         let identity = check_target(pid)?;
+        self.refuse_deadly_filter(&identity)?;
         let discovered = discover::discover(pid, &self.costs).map_err(|error| discover::failure(pid, &error))?;
         self.enter_discovered(identity, &discovered, Attachment::default())
+    }
+
+    /// A filtered process that this kernel would kill at its first return probe is left alone.
+    fn refuse_deadly_filter(&mut self, identity: &Identity) -> Result<(), Failure> {
+        if identity.seccomp == SeccompMode::Off || self.kernel.return_probes_survive_filters()? {
+            return Ok(());
+        }
+        Err(Failure::Unsupported(format!(
+            "process {} ({}) filters its system calls (seccomp), and this kernel would kill it at the first return probe: update the kernel (fixed in 6.12.14, 6.13.3 and 6.14)",
+            identity.pid, identity.name
+        )))
     }
 
     fn enter_discovered(

@@ -36,6 +36,13 @@ pub struct Stub {
     function: extern "C" fn(),
 }
 
+impl Stub {
+    /// Calls it.
+    pub fn call(&self) {
+        (self.function)();
+    }
+}
+
 /// What a probe costs on one kind of instruction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measurement {
@@ -142,7 +149,7 @@ fn time(function: extern "C" fn()) -> Duration {
 }
 
 /// Where a stub lies in our own file.
-fn own_point(stub: &Stub) -> Result<AttachPoint, KernelError> {
+pub(super) fn own_point(stub: &Stub) -> Result<AttachPoint, KernelError> {
     let address = AbsoluteAddress(stub.function as usize as u64);
     let maps = fs::read_to_string("/proc/self/maps")
         .map_err(|source| KernelError::Io { what: "reading our own mappings".into(), source })?;

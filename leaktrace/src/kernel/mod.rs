@@ -10,6 +10,7 @@ mod live;
 mod load;
 mod log;
 mod rings;
+mod seccomp;
 mod shared;
 
 pub use attach::{AttachPoint, Attachment};
