@@ -60,13 +60,16 @@ pub fn exit(ctx: &RawTracePointContext) -> Option<()> {
     let task: u64 = ctx.arg(0);
     // SAFETY: checked reads of kernel memory at offsets from the kernel's own type information.
     unsafe {
-        let signal: u64 = bpf_probe_read_kernel((task + u64::from(config::task_signal_offset())) as *const u64).ok()?;
-        let live: u32 = bpf_probe_read_kernel((signal + u64::from(config::signal_live_offset())) as *const u32).ok()?;
+        let signal: u64 =
+            bpf_probe_read_kernel((task + u64::from(config::task_signal_offset())) as *const u64).ok()?;
+        let live: u32 =
+            bpf_probe_read_kernel((signal + u64::from(config::signal_live_offset())) as *const u32).ok()?;
         if live != 0 {
             return None;
         }
         let code: u32 =
-            bpf_probe_read_kernel((task + u64::from(config::task_exit_code_offset())) as *const u32).unwrap_or(0);
+            bpf_probe_read_kernel((task + u64::from(config::task_exit_code_offset())) as *const u32)
+                .unwrap_or(0);
         retire(target, kind::EXIT, pid_tgid, u64::from(code));
     }
     Some(())

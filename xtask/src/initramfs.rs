@@ -16,9 +16,11 @@ use crate::command;
 
 type Output = Archive<GzEncoder<BufWriter<File>>>;
 
-/// Commands that the init script and the tests may call by name.
-const APPLETS: &[&str] =
-    &["sh", "mount", "cat", "ls", "poweroff", "uname", "timeout", "sleep", "mkdir", "kill", "true"];
+/// Commands that the init script calls by name.
+const APPLETS: &[&str] = &["mount", "cat", "ls", "poweroff", "uname", "timeout", "mkdir", "kill", "true"];
+
+/// Commands that the tests call by name, some of them as targets: busybox would be one static program without symbols.
+const REAL_PROGRAMS: &[&str] = &["sh", "env", "sleep", "find"];
 
 /// A file system being put together.
 pub struct Initramfs {
@@ -48,6 +50,15 @@ impl Initramfs {
                 &format!("/bin/{applet}"),
                 &format!("#!/bin/busybox sh\nexec /bin/busybox {applet} \"$@\"\n"),
             )?;
+        }
+        Ok(())
+    }
+
+    /// Adds the commands that the tests call, as they are here.
+    pub fn real_programs(&mut self) -> Result<()> {
+        for name in REAL_PROGRAMS {
+            let program = command::find(name).with_context(|| format!("no command `{name}` here"))?;
+            self.program(&program, &Path::new("/bin").join(name))?;
         }
         Ok(())
     }

@@ -20,7 +20,13 @@ pub struct Start {
 /// # Safety
 /// `state` must point to the calling thread's own THREADS value.
 #[inline(always)]
-pub unsafe fn walk(state: *mut ThreadState, registers: &Registers, entry_sp: u64, serial: u32, generation: u32) {
+pub unsafe fn walk(
+    state: *mut ThreadState,
+    registers: &Registers,
+    entry_sp: u64,
+    serial: u32,
+    generation: u32,
+) {
     let start = Start { entry_sp, frame_pointer: registers.frame_pointer };
     // SAFETY: the caller's promise.
     unsafe {

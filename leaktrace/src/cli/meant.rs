@@ -64,17 +64,24 @@ impl TryFrom<TraceArguments> for TracePlan {
         let target = target(&typed.target, typed.command)?;
         let interval = time("--interval", &typed.interval)?;
         if interval < MIN_INTERVAL {
-            return Err(Failure::Usage(format!("--interval {} is too short: the least is 100ms", typed.interval)));
+            return Err(Failure::Usage(format!(
+                "--interval {} is too short: the least is 100ms",
+                typed.interval
+            )));
         }
         let duration = typed.duration.as_deref().map(|text| time("--duration", text)).transpose()?;
         if duration.is_some_and(|duration| duration.is_zero()) {
-            return Err(Failure::Usage("--duration 0 would end before it began: name a time such as 30s".into()));
+            return Err(Failure::Usage(
+                "--duration 0 would end before it began: name a time such as 30s".into(),
+            ));
         }
         let min_age = typed.min_age.as_deref().map(|text| time("--min-age", text)).transpose()?;
         not_yet(typed.merge != Merge::Process, "--merge", "process")?;
         not_yet(typed.detail != Detail::Exact, "--detail", "exact")?;
         if typed.max_live_blocks == 0 || typed.max_sites < 2 {
-            return Err(Failure::Usage("--max-live-blocks must be at least 1, and --max-sites at least 2".into()));
+            return Err(Failure::Usage(
+                "--max-live-blocks must be at least 1, and --max-sites at least 2".into(),
+            ));
         }
         Ok(Self {
             target,
@@ -108,7 +115,9 @@ impl TryFrom<TraceArguments> for TracePlan {
 
 fn not_yet(asked: bool, option: &str, only: &str) -> Result<(), Failure> {
     if asked {
-        return Err(Failure::Usage(format!("{option}: this version of leaktrace only knows {option} {only}")));
+        return Err(Failure::Usage(format!(
+            "{option}: this version of leaktrace only knows {option} {only}"
+        )));
     }
     Ok(())
 }
@@ -128,7 +137,9 @@ pub fn target(typed: &TargetArguments, command: Vec<OsString>) -> Result<TargetS
     ];
     let named: Vec<&str> = kinds.iter().filter(|(_, named)| *named).map(|(kind, _)| *kind).collect();
     match named.as_slice() {
-        [] => Err(Failure::Usage("nothing to trace: name a process with -p PID, or a command after --".into())),
+        [] => {
+            Err(Failure::Usage("nothing to trace: name a process with -p PID, or a command after --".into()))
+        }
         ["-p"] => pids(&typed.pid).map(TargetSpec::Pids),
         ["-- COMMAND"] => Ok(TargetSpec::Command(command)),
         [one] => Err(Failure::Usage(format!(
@@ -159,8 +170,9 @@ fn pids(texts: &[String]) -> Result<Vec<u32>, Failure> {
 
 fn time(option: &str, text: &str) -> Result<Duration, Failure> {
     // A bare number would be read by half of the users as seconds, by the others as something else.
-    let parsed = humantime::parse_duration(text)
-        .map_err(|error| Failure::Usage(format!("{option} {text}: {error}; write a time such as 10s, 500ms or 1h 30m")))?;
+    let parsed = humantime::parse_duration(text).map_err(|error| {
+        Failure::Usage(format!("{option} {text}: {error}; write a time such as 10s, 500ms or 1h 30m"))
+    })?;
     if parsed > MAX_TIME {
         return Err(Failure::Usage(format!("{option} {text} is longer than ten years")));
     }

@@ -35,6 +35,10 @@ fn start_logging(verbose: bool) -> Result<(), Failure> {
     let default = if verbose { "warn,leaktrace=debug" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     // A second subscriber can only exist in tests, which do not care which one wins.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .try_init();
     Ok(())
 }

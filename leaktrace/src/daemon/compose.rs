@@ -2,19 +2,15 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use leaktrace_common::{
-    counter,
-    hook::domain,
-    record::SiteKey,
-    walk::end,
-};
+use leaktrace_common::{counter, hook::domain, record::SiteKey, walk::end};
 
 use super::tracer::{MMAP_DOMAIN, Stack, Tracer};
 use crate::{
     ledger::{Ages, MappingLabel, SiteState},
     process::{host::KernelRelease, status},
     report::model::{
-        AgeClass, Amount, Change, Frame, Fullness, Growth, Loss, ProcessReport, Reason, Report, SiteReport, SortKey, Truth,
+        AgeClass, Amount, Change, Frame, Fullness, Growth, Loss, ProcessReport, Reason, Report, SiteReport,
+        SortKey, Truth,
     },
     symbolize::FrameId,
     target::image::Image,
@@ -55,7 +51,8 @@ impl Tracer {
         self.ledger.finish(&ages, now);
         self.sequence += 1;
         self.images.values_mut().for_each(Image::read_mappings);
-        let serials: Vec<u32> = self.images.values().filter(|image| !image.reported).map(|image| image.serial).collect();
+        let serials: Vec<u32> =
+            self.images.values().filter(|image| !image.reported).map(|image| image.serial).collect();
         let mut processes: Vec<ProcessReport> =
             serials.iter().filter_map(|serial| self.process(*serial, &ages, now)).collect();
         processes.sort_by_key(|process| std::cmp::Reverse(process.survivors.bytes));
@@ -162,7 +159,8 @@ impl Tracer {
     /// Stacks that differ for the kernel side (before and after a dlclose, say) may have the same frames: one site.
     fn merge_by_frames(&mut self, serial: u32, raw: Vec<RawSite>) -> Vec<SiteReport> {
         let unknown = Stack { frames: Vec::new(), walk_end: end::COMPLETE };
-        let mut by_frames: HashMap<(Vec<FrameId>, u8, u32, Option<MappingLabel>), SiteReport> = HashMap::new();
+        let mut by_frames: HashMap<(Vec<FrameId>, u8, u32, Option<MappingLabel>), SiteReport> =
+            HashMap::new();
         for site in raw {
             let stack = self.stacks.get(&(serial, site.stack_id)).unwrap_or(&unknown).clone();
             // Two stacks whose frames never arrived are not the same one.
@@ -208,7 +206,12 @@ impl Tracer {
         };
         let anonymous = self.images.values().filter_map(|image| image.anonymous).reduce(u64::saturating_add);
         let live_blocks = processes.iter().map(|process| {
-            process.sites.iter().filter(|site| site.domain != "mmap").map(|site| site.live.blocks).sum::<u64>()
+            process
+                .sites
+                .iter()
+                .filter(|site| site.domain != "mmap")
+                .map(|site| site.live.blocks)
+                .sum::<u64>()
         });
         let used_rows = self.kernel.control.rows_used().min(self.kernel.rows.capacity());
         let mut named: std::collections::BTreeMap<String, u64> =
@@ -240,7 +243,10 @@ impl Tracer {
             notes: self.notes(),
             counters: named,
             own_cpu_s: own_cpu_seconds(),
-            own_rss_bytes: status::read(std::process::id()).ok().and_then(|status| status.rss_bytes).unwrap_or(0),
+            own_rss_bytes: status::read(std::process::id())
+                .ok()
+                .and_then(|status| status.rss_bytes)
+                .unwrap_or(0),
             map_bytes: self.kernel.map_memory(),
         }
     }
@@ -257,14 +263,24 @@ impl Tracer {
         }
         for image in self.images.values() {
             for note in &image.notes {
-                notes.push(if self.images.len() > 1 { format!("process {}: {note}", image.pid) } else { note.clone() });
+                notes.push(if self.images.len() > 1 {
+                    format!("process {}: {note}", image.pid)
+                } else {
+                    note.clone()
+                });
             }
             if image.intervals.refused > 0 {
-                notes.push(format!("process {}: {} mappings were not recorded: too many pieces", image.pid, image.intervals.refused));
+                notes.push(format!(
+                    "process {}: {} mappings were not recorded: too many pieces",
+                    image.pid, image.intervals.refused
+                ));
             }
         }
         if self.stacks_unknown > 0 {
-            notes.push(format!("{} stacks arrived for processes that were gone, or past the cap", self.stacks_unknown));
+            notes.push(format!(
+                "{} stacks arrived for processes that were gone, or past the cap",
+                self.stacks_unknown
+            ));
         }
         notes
     }
@@ -273,10 +289,13 @@ impl Tracer {
 /// Of the stacks that hold live blocks, those that end early, by reason.
 fn truncated_stacks(processes: &[ProcessReport]) -> std::collections::BTreeMap<String, u64> {
     let sites = processes.iter().flat_map(|process| &process.sites);
-    sites.filter_map(|site| site.truncated.clone()).fold(std::collections::BTreeMap::new(), |mut reasons, reason| {
-        *reasons.entry(reason).or_insert(0) += 1;
-        reasons
-    })
+    sites.filter_map(|site| site.truncated.clone()).fold(
+        std::collections::BTreeMap::new(),
+        |mut reasons, reason| {
+            *reasons.entry(reason).or_insert(0) += 1;
+            reasons
+        },
+    )
 }
 
 /// Whether the outermost frame is where a process or thread starts. The C library has no frame pointers there, so
@@ -346,7 +365,11 @@ fn add(entry: &mut SiteReport, site: RawSite) {
         (left, right) => left.or(right),
     };
     for class in site.ages {
-        match entry.ages.iter_mut().find(|known| known.youngest_s == class.youngest_s && known.oldest_s == class.oldest_s) {
+        match entry
+            .ages
+            .iter_mut()
+            .find(|known| known.youngest_s == class.youngest_s && known.oldest_s == class.oldest_s)
+        {
             Some(known) => known.live = plus(known.live, class.live),
             None => entry.ages.push(class),
         }

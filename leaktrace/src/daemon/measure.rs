@@ -35,7 +35,12 @@ pub struct CallRates {
 ///
 /// # Errors
 /// If it cannot be probed.
-pub fn count_calls(kernel: &mut Kernel, pid: u32, costs: &CostTable, window: Duration) -> Result<CallRates, Failure> {
+pub fn count_calls(
+    kernel: &mut Kernel,
+    pid: u32,
+    costs: &CostTable,
+    window: Duration,
+) -> Result<CallRates, Failure> {
     let found = discover::discover(pid, costs).map_err(|error| discover::failure(pid, &error))?;
     let (_, points) = discover::attach_points(&found.plan);
     let cpu_share = cpu_share(pid, window);
@@ -52,7 +57,8 @@ pub fn count_calls(kernel: &mut Kernel, pid: u32, costs: &CostTable, window: Dur
     drop(attached?);
     let per_second = found.plan.probes.iter().map(|probe| {
         let index = usize::from(HookId::index(probe.hook));
-        let calls = after.get(index).zip(before.get(index)).map_or(0, |(after, before)| after.wrapping_sub(*before));
+        let calls =
+            after.get(index).zip(before.get(index)).map_or(0, |(after, before)| after.wrapping_sub(*before));
         (probe.hook.hook().name, calls as f64 / window.as_secs_f64())
     });
     Ok(CallRates { window, per_second: per_second.collect(), cpu_share })

@@ -15,21 +15,24 @@ use std::{
 };
 
 use tokio::{
-    io::unix::AsyncFd,
     io::Interest,
+    io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep_until},
 };
 
 use crate::{
     cli::{Failure, meant::TracePlan},
-    report::{self, OutputFormat, model::{Reason, Report}},
+    report::{
+        self, OutputFormat,
+        model::{Reason, Report},
+    },
 };
 pub use ending::{Ending, EndingSignal};
 pub use measure::{CallRates, count_calls};
-pub use tracer::check_target;
 use stdout::Stdout;
 use tracer::Tracer;
+pub use tracer::check_target;
 
 /// How often things are looked at that no event announces: silent deaths, a closed stdout, memory figures.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
@@ -44,7 +47,9 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::Failed(format!("could not listen for signals: {error}")));
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::Failed(format!("could not listen for signals: {error}")))
+        };
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,

@@ -4,9 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use leaktrace_common::{
-    record::{Cell, OVERFLOW_ROW, Row, SiteKey, row_state},
-};
+use leaktrace_common::record::{Cell, OVERFLOW_ROW, Row, SiteKey, row_state};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::{
@@ -43,7 +41,13 @@ impl Recycler {
     }
 
     /// Looks at the rows once per epoch and sends a batch on its way. `retired` says which serials are gone for good.
-    pub fn begin(&mut self, kernel: &mut Kernel, retired: &HashSet<u32>, keep: &HashSet<(u32, u64)>, rules_off: u64) {
+    pub fn begin(
+        &mut self,
+        kernel: &mut Kernel,
+        retired: &HashSet<u32>,
+        keep: &HashSet<(u32, u64)>,
+        rules_off: u64,
+    ) {
         if self.waiting.is_some() || !self.leaving.is_empty() {
             return;
         }
@@ -56,7 +60,8 @@ impl Recycler {
                 continue;
             }
             let gone = retired.contains(&row.serial);
-            let empty = Ages::live(&row.cells) == Amount::default() && !keep.contains(&(row.serial, row.stack_id));
+            let empty =
+                Ages::live(&row.cells) == Amount::default() && !keep.contains(&(row.serial, row.stack_id));
             if !gone && !(pressed && empty) {
                 continue;
             }

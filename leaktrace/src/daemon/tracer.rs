@@ -19,7 +19,10 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use super::{Ending, epoch_keeper::EpochKeeper, recycle::Recycler};
 use crate::{
     cli::{Failure, meant::TracePlan},
-    kernel::{Attachment, Kernel, LinkMode, LoadOptions, Logger, Rings, StackRecord, Sweeper, wait_for_running_programs},
+    kernel::{
+        Attachment, Kernel, LinkMode, LoadOptions, Logger, Rings, StackRecord, Sweeper,
+        wait_for_running_programs,
+    },
     ledger::{Ledger, MappingLabel},
     probe::{
         command::Command as CommandPlan,
@@ -180,8 +183,13 @@ impl Tracer {
     /// Enters a running process: every probe first, then the gate.
     fn enter(&mut self, pid: u32) -> Result<(), Failure> {
         let identity = check_target(pid)?;
+<<<<<<< HEAD
         self.refuse_deadly_filter(&identity)?;
         let discovered = discover::discover(pid, &self.costs).map_err(|error| discover::failure(pid, &error))?;
+=======
+        let discovered =
+            discover::discover(pid, &self.costs).map_err(|error| discover::failure(pid, &error))?;
+>>>>>>> 924df7d30a320d67159c2d023d826cf9de402a16
         self.enter_discovered(identity, &discovered, Attachment::default())
     }
 
@@ -247,7 +255,8 @@ impl Tracer {
         }
         if self.plan.rules_off & rule::GATE != 0 {
             // The gate is open already: until the probes of `free` follow, every block looks like a leak.
-            let is_free = |point: &crate::kernel::AttachPoint| point.cookie.kind == leaktrace_common::hook::kind::FREE;
+            let is_free =
+                |point: &crate::kernel::AttachPoint| point.cookie.kind == leaktrace_common::hook::kind::FREE;
             let (frees, others) = hooks.into_iter().partition::<Vec<_>, _>(is_free);
             image.hooks.merge(self.kernel.attach(image.pid, &others)?);
             image.probed.extend(others.into_iter().map(|point| (point.path, point.offset.0)));
@@ -281,8 +290,8 @@ impl Tracer {
     async fn start_command(&mut self, words: &[OsString]) -> Result<(), Failure> {
         let name = words.first().map_or(OsStr::new(""), OsString::as_os_str);
         let path = std::env::var_os("PATH");
-        let command =
-            CommandPlan::resolve(name, path.as_deref()).map_err(|error| Failure::NoTarget(error.to_string()))?;
+        let command = CommandPlan::resolve(name, path.as_deref())
+            .map_err(|error| Failure::NoTarget(error.to_string()))?;
         let plan = Plan::new(&command.before_start, &self.costs)
             .map_err(|error| Failure::Failed(error.to_string()))?;
         let held = Held::start(words)?;
@@ -401,7 +410,8 @@ impl Tracer {
     /// exec: the old image is reported and dropped, the new one entered as soon as its allocator can be found.
     fn replaced_image(&mut self, event: &Event) {
         let executable = std::fs::read_link(format!("/proc/{}/exe", event.tgid));
-        let what = executable.map_or_else(|_| "another program".to_owned(), |path| path.display().to_string());
+        let what =
+            executable.map_or_else(|_| "another program".to_owned(), |path| path.display().to_string());
         let linker = match self.images.get_mut(&event.serial) {
             Some(image) => std::mem::take(&mut image.linker),
             // A command that has executed its program: nothing was traced before.
@@ -553,8 +563,12 @@ impl Tracer {
         self.watch_losses();
         self.refill_log();
         self.images.values_mut().for_each(Image::read_memory);
-        let silent: Vec<u32> =
-            self.images.values().filter(|image| image.has_ended_silently()).map(|image| image.serial).collect();
+        let silent: Vec<u32> = self
+            .images
+            .values()
+            .filter(|image| image.has_ended_silently())
+            .map(|image| image.serial)
+            .collect();
         for serial in silent {
             self.drain();
             self.image_ended(serial, "ended");
@@ -695,7 +709,11 @@ fn allocator_text(image: &Image, plan: &Plan) -> (u64, u64) {
         mapping.executable && mapping.inode == object.inode && mapping.device == object.device
     });
     text.fold((0, 0), |(start, end), mapping| {
-        if end == 0 { (mapping.start.0, mapping.end.0) } else { (start.min(mapping.start.0), end.max(mapping.end.0)) }
+        if end == 0 {
+            (mapping.start.0, mapping.end.0)
+        } else {
+            (start.min(mapping.start.0), end.max(mapping.end.0))
+        }
     })
 }
 
@@ -709,7 +727,10 @@ pub fn check_target(pid: u32) -> Result<Identity, Failure> {
         )));
     }
     if identity.state == RunState::Zombie {
-        return Err(Failure::NoTarget(format!("process {pid} ({}) has already ended (it is a zombie)", identity.name)));
+        return Err(Failure::NoTarget(format!(
+            "process {pid} ({}) has already ended (it is a zombie)",
+            identity.name
+        )));
     }
     if !identity.thread_group_leader {
         return Err(Failure::NoTarget(format!(

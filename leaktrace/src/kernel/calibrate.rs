@@ -105,9 +105,8 @@ impl Kernel {
         let per_call = |with: &Duration, bare: &Duration| {
             with.saturating_sub(*bare).as_secs_f64() * 1e9 / f64::from(CALLS)
         };
-        let measured = bare.iter().zip(&with_entry).zip(&with_both).map(|((bare, entry), both)| Measurement {
-            entry_ns: per_call(entry, bare),
-            with_return_ns: per_call(both, bare),
+        let measured = bare.iter().zip(&with_entry).zip(&with_both).map(|((bare, entry), both)| {
+            Measurement { entry_ns: per_call(entry, bare), with_return_ns: per_call(both, bare) }
         });
         Ok(stubs.iter().copied().zip(measured).collect())
     }
@@ -124,12 +123,15 @@ impl Kernel {
             .find(|(stub, _)| stub.class == InstructionClass::Other)
             .map_or(f64::INFINITY, |(_, measurement)| measurement.entry_ns);
         for (stub, measurement) in measured {
-            table.set(stub.class, Cost {
-                entry_ns: measurement.entry_ns.round() as u32,
-                return_ns: measurement.with_return_ns.round() as u32,
-                emulated: measurement.entry_ns < stepped * EMULATED_BELOW,
-                source: CostSource::Measured,
-            });
+            table.set(
+                stub.class,
+                Cost {
+                    entry_ns: measurement.entry_ns.round() as u32,
+                    return_ns: measurement.with_return_ns.round() as u32,
+                    emulated: measurement.entry_ns < stepped * EMULATED_BELOW,
+                    source: CostSource::Measured,
+                },
+            );
         }
         Ok(table)
     }
@@ -154,9 +156,16 @@ pub(super) fn own_point(stub: &Stub) -> Result<AttachPoint, KernelError> {
     let maps = fs::read_to_string("/proc/self/maps")
         .map_err(|source| KernelError::Io { what: "reading our own mappings".into(), source })?;
     let offset = maps.lines().find_map(|line| file_offset(line, address)).ok_or_else(|| {
-        KernelError::Unsupported("leaktrace's own code is not mapped from a file, so nothing can be measured".into())
+        KernelError::Unsupported(
+            "leaktrace's own code is not mapped from a file, so nothing can be measured".into(),
+        )
     })?;
-    Ok(AttachPoint { path: "/proc/self/exe".into(), offset, cookie: HookCookie::default(), needs_return: false })
+    Ok(AttachPoint {
+        path: "/proc/self/exe".into(),
+        offset,
+        cookie: HookCookie::default(),
+        needs_return: false,
+    })
 }
 
 /// The file offset of `address`, if this line of `/proc/PID/maps` holds it.

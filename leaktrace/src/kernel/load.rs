@@ -40,7 +40,9 @@ impl std::fmt::Display for LinkMode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Multi => "probes are placed by multi links (one for many probes)",
-            Self::Perf => "probes are placed by perf links (one for each probe: detaching takes some 0.1 s each)",
+            Self::Perf => {
+                "probes are placed by perf links (one for each probe: detaching takes some 0.1 s each)"
+            }
         })
     }
 }

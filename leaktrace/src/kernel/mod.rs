@@ -18,7 +18,7 @@ pub use calibrate::{Measurement, Stub, stubs};
 pub use error::KernelError;
 pub use grace::wait_for_running_programs;
 pub use live::Sweeper;
-pub use log::Logger;
 pub use load::{Kernel, LinkMode, LoadOptions};
+pub use log::Logger;
 pub use rings::{Rings, StackRecord};
 pub use shared::{ControlPage, RowTable};

@@ -37,7 +37,8 @@ impl Rings {
     /// If no more descriptors can be had.
     pub fn fds(&self) -> Result<[OwnedFd; 2], KernelError> {
         let clone = |ring: &RingBuf<MapData>| ring.as_fd().try_clone_to_owned();
-        let failed = |source| KernelError::Io { what: "duplicating a ring buffer's descriptor".into(), source };
+        let failed =
+            |source| KernelError::Io { what: "duplicating a ring buffer's descriptor".into(), source };
         Ok([clone(&self.stacks).map_err(failed)?, clone(&self.events).map_err(failed)?])
     }
 

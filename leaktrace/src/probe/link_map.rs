@@ -80,7 +80,9 @@ pub fn read(view: &dyn View, debug: AbsoluteAddress) -> Result<LinkMap, LinkMapE
     let consistent = word(view, field(r_debug::STATE)?)? & 0xffff_ffff == 0;
     match first {
         0 => Err(LinkMapError::NotYet),
-        _ => Ok(LinkMap { debug: head, consistent, breakpoint, entries: walk(view, AbsoluteAddress(first))? }),
+        _ => {
+            Ok(LinkMap { debug: head, consistent, breakpoint, entries: walk(view, AbsoluteAddress(first))? })
+        }
     }
 }
 

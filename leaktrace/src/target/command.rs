@@ -37,7 +37,8 @@ impl Held {
     /// # Errors
     /// If no process could be made.
     pub fn start(words: &[OsString]) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::Failed(format!("could not start a process for the command: {error}"));
+        let failed =
+            |error: io::Error| Failure::Failed(format!("could not start a process for the command: {error}"));
         let (mut told_pid, tell_pid) = io::pipe().map_err(failed)?;
         let (wait, go) = io::pipe().map_err(failed)?;
         let (report_start, started) = oneshot::channel();

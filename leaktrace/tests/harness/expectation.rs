@@ -79,14 +79,21 @@ impl Expectation {
         self.numbers.get(name).copied().ok_or_else(|| format!("the target did not say {name}"))
     }
 
-    /// Compares everything: each site, all sites together, nothing lost, frees matched.
+    /// Compares everything: each site, all sites together, nothing lost, frees matched. Says what was equal, for
+    /// the table of `cargo xtask matrix`.
     pub fn check(&self, outcome: &Outcome) -> Outcomes<()> {
         let report = outcome.final_report()?;
         let process = report.only_process()?;
         let mut differences = self.site_differences(process);
         differences.extend(self.total_differences(process));
         differences.extend(self.truth_differences(report));
-        into_result(&differences, outcome)
+        into_result(&differences, outcome)?;
+        let (live, ever, sites) = (self.total, self.allocated_total, self.live.len());
+        println!(
+            "exact: {} B in {} blocks live of {} B in {} blocks, {sites} sites",
+            live.bytes, live.blocks, ever.bytes, ever.blocks
+        );
+        Ok(())
     }
 
     /// Compares the sites alone: for programs whose libraries allocate too.

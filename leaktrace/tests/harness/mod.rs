@@ -14,13 +14,17 @@ pub use output::{Process, Report};
 pub use target::Target;
 pub use tracer::{Outcome, Tracer};
 
-use std::time::Duration;
+use std::{env, time::Duration};
 
 /// A difference, an error or a timeout, in words.
 pub type Outcomes<T> = Result<T, String>;
 
-/// Bound on every wait: far above what anything here takes, so that only a hang runs into it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Bound on every wait: far above what anything here takes, so that only a hang runs into it. Emulated machines are
+/// given more, by `LEAKTRACE_TEST_PATIENCE`, seconds.
+pub fn patience() -> Duration {
+    let seconds = env::var("LEAKTRACE_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(60))
+}
 
 /// Traces `target`, lets it carry out `commands`, ends the tracer and checks its final report against what the
 /// target said last.

@@ -1,6 +1,6 @@
 //! A running target program: commands go in as lines, answers come out as lines (see `targets/protocol.h`).
 
-use super::{Expectation, Outcomes, PATIENCE, program};
+use super::{Expectation, Outcomes, patience, program};
 use std::{
     collections::HashMap,
     ffi::OsString,
@@ -109,7 +109,7 @@ impl Target {
 
     /// Waits for the line `ready`, keeping the addresses said before it.
     pub fn await_ready(&mut self) -> Outcomes<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             let line = self.line_until(deadline)?;
             let words: Vec<&str> = line.split(' ').collect();
@@ -127,12 +127,12 @@ impl Target {
 
     /// Reads the answer to a command.
     pub fn expectation(&self) -> Outcomes<Expectation> {
-        self.expectation_within(PATIENCE)
+        self.expectation_within(patience())
     }
 
     /// Reads the answer to a command that takes long.
-    pub fn expectation_within(&self, patience: Duration) -> Outcomes<Expectation> {
-        let deadline = Instant::now() + patience;
+    pub fn expectation_within(&self, limit: Duration) -> Outcomes<Expectation> {
+        let deadline = Instant::now() + limit;
         let mut lines = Vec::new();
         loop {
             let line = self.line_until(deadline)?;
