@@ -183,13 +183,9 @@ impl Tracer {
     /// Enters a running process: every probe first, then the gate.
     fn enter(&mut self, pid: u32) -> Result<(), Failure> {
         let identity = check_target(pid)?;
-<<<<<<< HEAD
         self.refuse_deadly_filter(&identity)?;
-        let discovered = discover::discover(pid, &self.costs).map_err(|error| discover::failure(pid, &error))?;
-=======
         let discovered =
             discover::discover(pid, &self.costs).map_err(|error| discover::failure(pid, &error))?;
->>>>>>> 924df7d30a320d67159c2d023d826cf9de402a16
         self.enter_discovered(identity, &discovered, Attachment::default())
     }
 

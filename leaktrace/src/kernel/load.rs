@@ -66,7 +66,14 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { max_live_blocks: 1_000_000, max_sites: 32_768, rules_off: 0, log: false, count_hits: false, link_mode: None }
+        Self {
+            max_live_blocks: 1_000_000,
+            max_sites: 32_768,
+            rules_off: 0,
+            log: false,
+            count_hits: false,
+            link_mode: None,
+        }
     }
 }
 

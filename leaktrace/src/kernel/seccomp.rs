@@ -15,8 +15,12 @@ impl Kernel {
     /// # Errors
     /// If the trial could not be made.
     pub fn return_probes_survive_filters(&mut self) -> Result<bool, KernelError> {
-        let failed = |source: io::Error| KernelError::Io { what: "trying a return probe under seccomp".into(), source };
-        let stub = calibrate::stubs().into_iter().next().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let failed = |source: io::Error| KernelError::Io {
+            what: "trying a return probe under seccomp".into(),
+            source,
+        };
+        let stub =
+            calibrate::stubs().into_iter().next().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
         let point = calibrate::own_point(&stub)?;
         let (mut wait, mut go) = io::pipe().map_err(failed)?;
         // SAFETY: the child makes system calls only and never returns from `filtered_child`.
