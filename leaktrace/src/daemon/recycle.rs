@@ -62,7 +62,8 @@ impl Recycler {
             let gone = retired.contains(&row.serial);
             let empty =
                 Ages::live(&row.cells) == Amount::default() && !keep.contains(&(row.serial, row.stack_id));
-            if !gone && !(pressed && empty) {
+            let may_go = gone || (pressed && empty);
+            if !may_go {
                 continue;
             }
             let seen = match self.idle.get(&index) {

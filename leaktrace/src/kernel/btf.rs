@@ -87,10 +87,10 @@ impl KernelTypes {
             }
             if name.is_empty() && nesting < MAX_NESTING {
                 let inner = *self.types.get(u32_at(&self.bytes, entry + 4)? as usize)?;
-                if matches!(self.kind(inner), Some(KIND_STRUCT | KIND_UNION)) {
-                    if let Some(found) = self.member_offset(inner, member, nesting + 1) {
-                        return Some(offset + found);
-                    }
+                if matches!(self.kind(inner), Some(KIND_STRUCT | KIND_UNION))
+                    && let Some(found) = self.member_offset(inner, member, nesting + 1)
+                {
+                    return Some(offset + found);
                 }
             }
         }

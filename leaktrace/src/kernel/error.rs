@@ -88,10 +88,10 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 pub(super) fn is_permission(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut current = Some(error);
     while let Some(cause) = current {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            if matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES)) {
-                return true;
-            }
+        if let Some(io) = cause.downcast_ref::<io::Error>()
+            && matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+        {
+            return true;
         }
         current = cause.source();
     }

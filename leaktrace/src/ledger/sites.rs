@@ -28,7 +28,7 @@ impl Ages {
             .iter()
             .filter_map(|(cell, least, most)| {
                 let live = amount(cells.get(*cell)?);
-                (live != Amount::default()).then(|| AgeClass {
+                (live != Amount::default()).then_some(AgeClass {
                     youngest_s: least.as_secs_f64(),
                     oldest_s: most.as_secs_f64(),
                     live,
