@@ -219,3 +219,18 @@ fn root_nothing_is_pinned() -> Outcomes<()> {
     assert!(pinned.stdout.is_empty(), "{}", String::from_utf8_lossy(&pinned.stdout));
     Ok(())
 }
+
+/// Some kernels kill a process that filters its system calls at its first return probe. There leaktrace must refuse;
+/// everywhere else it must trace. Either way the process lives.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_a_process_that_filters_system_calls_survives() -> Outcomes<()> {
+    let mut target = Target::start("churn-filtered")?;
+    let outcome = Tracer::of(target.pid()).args(&["--interval", "200ms", "--duration", "1s"]).run()?;
+    match outcome.code() {
+        0 => assert!(outcome.final_report()?.only_process()?.allocated.blocks > 0),
+        3 => assert!(outcome.stderr.contains("seccomp"), "{}", outcome.stderr),
+        code => return Err(format!("exit code {code}: {}", outcome.stderr)),
+    }
+    unharmed(&mut target)
+}

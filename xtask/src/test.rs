@@ -8,6 +8,9 @@ use anyhow::{Context, Result, bail};
 use crate::setup::Purpose;
 use crate::{command, setup, toolchain};
 
+/// How names of tests begin that only run when they are asked for.
+const SOAK: &str = "soak_";
+
 /// Runs the tests. `quick` leaves out those that need root or BPF; `filter` keeps those with it in their names.
 pub fn run(quick: bool, filter: Option<&str>) -> Result<()> {
     if !quick {
@@ -18,6 +21,10 @@ pub fn run(quick: bool, filter: Option<&str>) -> Result<()> {
     if !quick {
         as_root(&mut tests)?;
         tests.args(["--", "--include-ignored"]);
+        // Tests that run for many minutes; `cargo xtask test soak_` runs them.
+        if !filter.is_some_and(|filter| filter.starts_with(SOAK)) {
+            tests.args(["--skip", SOAK]);
+        }
     }
     let (succeeded, counts) = run_and_count(&mut tests)?;
     if !succeeded {

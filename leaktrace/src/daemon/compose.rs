@@ -235,7 +235,7 @@ impl Tracer {
                 capacity: u64::from(self.plan.max_sites),
                 full_since_s: self.rows_full_since.map(|since| since.as_secs_f64()),
             },
-            blind_windows: Vec::new(),
+            blind_windows: self.images.values().flat_map(|image| image.blind.clone()).collect(),
             before_attach_bytes: sum(|process| process.rss_at_attach_bytes),
             tracked_bytes: processes.iter().map(|process| process.live.bytes).sum(),
             rss_bytes: sum(|process| process.rss_bytes),

@@ -479,8 +479,11 @@ impl Tracer {
         let patience_over = replaced.since.elapsed() > EXEC_PATIENCE;
         let outcome = match (Identity::read(pid), discover::discover(pid, &self.costs)) {
             (Ok(identity), Ok(discovered)) if discovered.consistent && identity.state != RunState::Zombie => {
+                let gap = replaced.since.elapsed();
                 let linker = self.replaced.remove(&pid).map(|replaced| replaced.linker).unwrap_or_default();
-                self.enter_discovered(identity, &discovered, linker)
+                let entered = self.enter_discovered(identity, &discovered, linker);
+                self.note_gap(pid, gap);
+                entered
             }
             (Err(error), _) if error.is_gone() => Err(Failure::NoTarget(error.to_string())),
             (_, Err(error)) if patience_over || error.is_gone() => Err(discover::failure(pid, &error)),
@@ -491,6 +494,16 @@ impl Tracer {
             self.kernel.remove_target(pid);
             self.last_end.get_or_insert_with(|| failure.to_string());
             eprintln!("leaktrace: process {pid} is not traced any more: {failure}");
+        }
+    }
+
+    /// Between exec and the new image's probes nothing was seen, unless the program was stopped for them.
+    fn note_gap(&mut self, pid: u32, gap: Duration) {
+        if self.own_child == Some(pid) {
+            return;
+        }
+        if let Some(image) = self.images.values_mut().find(|image| image.pid == pid && image.ended.is_none()) {
+            image.blind.push(format!("{:.0} ms after exec, until the probes were placed", gap.as_secs_f64() * 1e3));
         }
     }
 

@@ -56,6 +56,8 @@ pub struct Image {
     pub reported: bool,
     /// Survivors at the last report and their development.
     pub survivors: SiteState,
+    /// Times in which its allocations were not seen, in words.
+    pub blind: Vec<String>,
     /// Things to be said in every report.
     pub notes: Vec<String>,
 }
@@ -84,6 +86,7 @@ impl Image {
             ended: None,
             reported: false,
             survivors: SiteState::default(),
+            blind: Vec::new(),
             notes: Vec::new(),
             identity,
         }

@@ -1,9 +1,31 @@
 // build: -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread
 // build[no-frame-pointer]: -O2 -g -fno-builtin -pthread
+// build[filtered]: -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread -DFILTERED
 /* Balanced work that never stops by itself: every block is freed a few milliseconds after it was made, by another
  * thread, and what was written into it is checked first. Commands: `stop` quiesces, frees all and answers with the
  * number of blocks found damaged; `go` starts again. */
 #include "protocol.h"
+
+#ifdef FILTERED
+/* As a container engine would: system calls that the filter does not know are deadly. The two that recent kernels
+ * use for probes are among them. */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <stdlib.h>
+enum { URETPROBE = 335, UPROBE = 336 };
+__attribute__((constructor)) static void filter(void) {
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, URETPROBE, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, UPROBE, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof rules / sizeof *rules, rules};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) abort();
+}
+#endif
 
 enum { THREADS = 2, SLOTS = 64 };
 
