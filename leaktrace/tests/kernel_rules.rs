@@ -145,7 +145,7 @@ rule!(
 
 /// Two threads free the same block at the same moment.
 fn freed_twice_at_once(options: &[&str]) -> Outcomes<()> {
-    exact(Target::prepare("racing_frees")?.arg("50000"), &["go"], options)
+    exact(Target::prepare("racing_frees")?.arg("20000"), &["go"], options)
 }
 
 rule!(

@@ -31,12 +31,19 @@ static NOINLINE void *site_contended(size_t size) {
 static _Atomic(void *) shared;
 static _Atomic long meeting, left;
 
+/* Spins, so that both come out at the same moment, but not for long: the other may have no CPU. */
+static void await_both(_Atomic long *arrived, long round) {
+    ++*arrived;
+    for (int turns = 0; *arrived < 2 * round; turns++) {
+        if (turns % 1000 == 999) sched_yield();
+        __builtin_ia32_pause();
+    }
+}
+
 static void meet_and_free(long round) {
-    meeting++;
-    while (meeting < 2 * round) __builtin_ia32_pause();
+    await_both(&meeting, round);
     free(shared);
-    left++;
-    while (left < 2 * round) __builtin_ia32_pause();
+    await_both(&left, round);
 }
 
 static long rounds;
