@@ -3,7 +3,7 @@
 // build[static]: -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread -static
 // build[musl]: musl-gcc -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread
 // build[musl-static]: musl-gcc -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread -static
-// build[own]: -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread -DOWN_ALLOCATOR
+// build[own]: -O1 -g -fno-inline -fno-omit-frame-pointer -fno-builtin -pthread -DOWN_ALLOCATOR
 /* Threads that hand blocks to each other through a table of slots: whoever draws a slot frees or reallocates what
  * another thread put there. ONE_ARENA: all of them in one malloc arena, every block above 1 KiB, mostly moving
  * reallocs. Arguments: rounds per thread, threads, 1 to stay on one CPU. Commands: `go` works and quiesces. */
