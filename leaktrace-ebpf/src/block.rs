@@ -216,7 +216,7 @@ unsafe fn record<C: EbpfContext>(ctx: &C, state: *mut ThreadState, address: u64)
     let mut block = LiveBlock { size, weight: 1, row, epoch: 0, pad: 0 };
     if !config::rule(rule::ROW_BEFORE_LIVE) {
         let _ = LIVE.insert(&key, &block, 0);
-        sync::linger();
+        sync::linger(sync::BRIEFLY);
         let _ = row::add(row, size);
         return;
     }

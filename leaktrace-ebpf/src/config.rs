@@ -17,6 +17,15 @@ static TASK_EXIT_CODE_OFFSET: u32 = 0;
 /// Offset of `live` (threads not yet exiting) in the kernel's `signal_struct`.
 #[unsafe(no_mangle)]
 static SIGNAL_LIVE_OFFSET: u32 = 0;
+/// Offset of `mm` in the kernel's `task_struct`; 0: the three below are not known.
+#[unsafe(no_mangle)]
+static TASK_MM_OFFSET: u32 = 0;
+/// Offset of `uprobes_state.xol_area` in the kernel's `mm_struct`.
+#[unsafe(no_mangle)]
+static MM_XOL_AREA_OFFSET: u32 = 0;
+/// Offset of `vaddr` in the kernel's `xol_area`.
+#[unsafe(no_mangle)]
+static XOL_AREA_ADDRESS_OFFSET: u32 = 0;
 /// 1: count the calls of each hooked function in HITS.
 #[unsafe(no_mangle)]
 static COUNT_HITS: u32 = 0;
@@ -38,6 +47,9 @@ getter!(log_enabled, LOG_ENABLED, u32);
 getter!(task_signal_offset, TASK_SIGNAL_OFFSET, u32);
 getter!(task_exit_code_offset, TASK_EXIT_CODE_OFFSET, u32);
 getter!(signal_live_offset, SIGNAL_LIVE_OFFSET, u32);
+getter!(task_mm_offset, TASK_MM_OFFSET, u32);
+getter!(mm_xol_area_offset, MM_XOL_AREA_OFFSET, u32);
+getter!(xol_area_address_offset, XOL_AREA_ADDRESS_OFFSET, u32);
 getter!(count_hits, COUNT_HITS, u32);
 getter!(own_tgid, OWN_TGID, u32);
 getter!(rules_off, RULES_OFF, u64);

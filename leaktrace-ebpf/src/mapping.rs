@@ -115,7 +115,7 @@ unsafe fn unmapped(pid_tgid: u64, state: *mut ThreadState, failed: bool) {
     // SAFETY: the running thread's own scratch.
     unsafe {
         if !config::rule(rule::UNMAP_AT_ENTRY) {
-            sync::linger();
+            sync::linger(sync::BRIEFLY);
             if !failed {
                 send(pid_tgid, state, event_kind::UNMAPPING, (*state).pointer, (*state).size);
             }

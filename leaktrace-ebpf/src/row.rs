@@ -212,7 +212,7 @@ pub fn subtract(block: &LiveBlock) {
     unsafe {
         let cell = (*table).cell_of(block.epoch) & (CELLS - 1);
         if !config::rule(rule::GRACE_PERIOD) {
-            sync::linger();
+            sync::linger(sync::LONG);
         }
         sync::add_i64(&raw mut (*row).cells[cell].bytes, -(block.size as i64));
         sync::add_i64(&raw mut (*row).cells[cell].blocks, -1);

@@ -1,6 +1,11 @@
 //! Atomic addition. `AtomicU64::fetch_add` does not exist on `bpfel-unknown-none`, the intrinsics do.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::{
+    ffi::c_void,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+};
+
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_loop};
 
 use leaktrace_common::{counter, rule};
 
@@ -27,7 +32,7 @@ pub unsafe fn add_u64(pointer: *mut u64, value: u64) {
         // SAFETY: the caller's promise. Torn by design: this is the fault that the test must notice.
         unsafe {
             let old = pointer.read_volatile();
-            crate::sync::linger();
+            linger(BRIEFLY);
             pointer.write_volatile(old.wrapping_add(value));
         }
         return;
@@ -63,14 +68,22 @@ pub fn count(index: usize) {
     count_by(index, 1);
 }
 
-/// Wastes about ten microseconds. Only reachable with a rule switched off: it opens the window of a race wide
-/// enough for a test to fall into it.
-#[inline(never)]
-pub fn linger() {
-    let mut turns = 0u32;
-    while turns < 200 {
-        // SAFETY: a helper without arguments.
-        unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
-        turns += 1;
-    }
+/// How long [`linger`] lasts: some 10 microseconds, enough for another CPU to get in between two instructions.
+pub const BRIEFLY: u32 = 400;
+/// Some 100 microseconds: a thread that does this in a loop is nearly always at it.
+pub const LONG: u32 = 4_000;
+
+/// Wastes time. Only reachable with a rule switched off: it opens the window of a race wide enough for a test to fall
+/// into it surely.
+#[inline(always)]
+pub fn linger(turns: u32) {
+    let callback = turn as extern "C" fn(u64, *mut c_void) -> i64;
+    // SAFETY: the callback has the type that the helper expects and does not use its context.
+    unsafe { bpf_loop(turns, callback as *mut c_void, core::ptr::null_mut(), 0) };
+}
+
+extern "C" fn turn(_index: u64, _context: *mut c_void) -> i64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() };
+    0
 }

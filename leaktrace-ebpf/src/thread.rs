@@ -1,7 +1,10 @@
 //! Scratch that belongs to one thread. A per-CPU area would not do: a uprobe program can be preempted by another
 //! task on the same CPU that runs the same program.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_probe_read_user};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user},
+};
 use leaktrace_common::{
     counter,
     hook::kind,
@@ -63,10 +66,8 @@ unsafe fn forget(state: *mut ThreadState, serial: u32) {
     }
 }
 
-/// Whether an allocator call of this thread is in flight, so that the one at `entry_sp` is part of it. A call in
-/// flight whose frame lies below `entry_sp` was left by longjmp: it will never return and is dropped. At the same
-/// `entry_sp`, another function was reached by a tail call and is part of the first (reallocarray jumps to realloc);
-/// the same function was called anew.
+/// Whether an allocator call of this thread is in flight, so that the one at `entry_sp` is part of it. A call that was
+/// left by longjmp will never return: it is dropped, and does not hide later ones.
 ///
 /// # Safety
 /// `state` must point to the calling thread's own THREADS value.
@@ -77,14 +78,48 @@ pub unsafe fn is_nested(state: *mut ThreadState, entry_sp: u64, hook: u8) -> boo
         if (*state).kind == u32::from(kind::NONE) {
             return false;
         }
-        let gone = entry_sp > (*state).entry_sp
-            || (entry_sp == (*state).entry_sp && (*state).hook == u32::from(hook));
-        if gone && config::rule(rule::STALE_CALLS_DROPPED) {
+        if config::rule(rule::STALE_CALLS_DROPPED) && !is_in_flight(state, entry_sp, hook) {
             abandon(state);
             return false;
         }
         config::rule(rule::NESTED_ONCE)
     }
+}
+
+/// Whether the call that `state` remembers can still return. While it can, its return address is the kernel's
+/// trampoline, put there for the return probe; a frame that was left has been written over, or lies below the stack.
+/// Where the trampoline's place is not known, the stack pointer has to do: a call at the same place in another
+/// function was reached by a tail call (reallocarray jumps to realloc), in the same function it was made anew.
+#[inline(always)]
+unsafe fn is_in_flight(state: *mut ThreadState, entry_sp: u64, hook: u8) -> bool {
+    // SAFETY: the caller's promise; checked reads of user memory.
+    unsafe {
+        if entry_sp > (*state).entry_sp {
+            return false;
+        }
+        match trampoline() {
+            Some(trampoline) => bpf_probe_read_user((*state).entry_sp as *const u64) == Ok(trampoline),
+            None => entry_sp < (*state).entry_sp || (*state).hook != u32::from(hook),
+        }
+    }
+}
+
+/// Where functions with a return probe return to in this process: the first slot of the kernel's own mapping
+/// (`[uprobes]`; `get_trampoline_vaddr` in kernel/events/uprobes.c).
+#[inline(always)]
+fn trampoline() -> Option<u64> {
+    if config::task_mm_offset() == 0 {
+        return None;
+    }
+    let read = |address: u64, offset: u32| {
+        // SAFETY: a checked read of kernel memory.
+        unsafe { bpf_probe_read_kernel((address + u64::from(offset)) as *const u64).ok() }
+    };
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let mm = read(task, config::task_mm_offset())?;
+    let area = read(mm, config::mm_xol_area_offset())?;
+    read(area, config::xol_area_address_offset())
 }
 
 /// Notes that a `free` begins. A return probe on every free would cost half as much again as the free itself.
@@ -162,7 +197,7 @@ pub fn take_live(key: &LiveKey) -> Option<leaktrace_common::record::LiveBlock> {
     // SAFETY: copied before the entry is removed; a second concurrent free of the same block fails to remove.
     let block = unsafe { *LIVE.get(key)? };
     if !config::rule(rule::ONLY_REMOVER_SUBTRACTS) {
-        sync::linger();
+        sync::linger(sync::BRIEFLY);
         let _ = LIVE.remove(key);
         return Some(block);
     }

@@ -502,8 +502,11 @@ impl Tracer {
         if self.own_child == Some(pid) {
             return;
         }
-        if let Some(image) = self.images.values_mut().find(|image| image.pid == pid && image.ended.is_none()) {
-            image.blind.push(format!("{:.0} ms after exec, until the probes were placed", gap.as_secs_f64() * 1e3));
+        if let Some(image) = self.images.values_mut().find(|image| image.pid == pid && image.ended.is_none())
+        {
+            image
+                .blind
+                .push(format!("{:.0} ms after exec, until the probes were placed", gap.as_secs_f64() * 1e3));
         }
     }
 

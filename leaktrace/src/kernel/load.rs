@@ -241,6 +241,7 @@ fn open_object(options: &LoadOptions, types: &KernelTypes) -> Result<Ebpf, Kerne
     let signal = types.offset_of("task_struct", "signal")?;
     let exit_code = types.offset_of("task_struct", "exit_code")?;
     let live = types.offset_of("signal_struct", "live")?;
+    let trampoline = trampoline_offsets(types).unwrap_or_default();
     let log = u32::from(options.log);
     let own = std::process::id();
     let count_hits = u32::from(options.count_hits);
@@ -251,6 +252,9 @@ fn open_object(options: &LoadOptions, types: &KernelTypes) -> Result<Ebpf, Kerne
         .override_global("TASK_SIGNAL_OFFSET", &signal, true)
         .override_global("TASK_EXIT_CODE_OFFSET", &exit_code, true)
         .override_global("SIGNAL_LIVE_OFFSET", &live, true)
+        .override_global("TASK_MM_OFFSET", &trampoline[0], true)
+        .override_global("MM_XOL_AREA_OFFSET", &trampoline[1], true)
+        .override_global("XOL_AREA_ADDRESS_OFFSET", &trampoline[2], true)
         .override_global("COUNT_HITS", &count_hits, true)
         .override_global("OWN_TGID", &own, true)
         .map_max_entries("LIVE", options.max_live_blocks)
@@ -259,6 +263,18 @@ fn open_object(options: &LoadOptions, types: &KernelTypes) -> Result<Ebpf, Kerne
         .map_max_entries("FREE_ROWS", options.max_sites)
         .load(OBJECT)
         .map_err(|error| load_error("object", &error))
+}
+
+/// The way from a task to its uprobe trampoline. `None` where the kernel's structures differ: the kernel side then
+/// makes do without.
+fn trampoline_offsets(types: &KernelTypes) -> Option<[u32; 3]> {
+    let state = types.offset_of("mm_struct", "uprobes_state").ok()?;
+    let area = types.offset_of("uprobes_state", "xol_area").ok()?;
+    Some([
+        types.offset_of("task_struct", "mm").ok()?,
+        state + area,
+        types.offset_of("xol_area", "vaddr").ok()?,
+    ])
 }
 
 fn load_error(what: &str, error: &(dyn std::error::Error + 'static)) -> KernelError {
