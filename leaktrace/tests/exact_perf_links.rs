@@ -28,6 +28,24 @@ fn root_very_many_short_threads_are_exact() -> Outcomes<()> {
     check_exact(&mut Target::prepare("short_threads")?.arg("5000").start()?, &["go"], PERF).map(|_| ())
 }
 
+/// The events were opened on the main thread and end with it: what is not seen from then on is said.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_a_process_without_its_main_thread_is_known_to_be_unseen() -> Outcomes<()> {
+    let mut target = Target::start("leader_exits")?;
+    let mut tracer = Tracer::of(target.pid()).args(PERF).start()?;
+    tracer.await_tracing()?;
+    let seen = target.ask("go")?;
+    target.ask("leave")?;
+    tracer.await_stderr(&format!("leaktrace: process {}: its main thread has ended", target.pid()))?;
+    target.ask("go")?;
+    let outcome = tracer.interrupt_and_finish()?;
+    seen.check(&outcome)?;
+    let windows = &outcome.final_report()?.truth.blind_windows;
+    assert!(matches!(&windows[..], [window] if window.contains("main thread")), "{windows:?}");
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_mappings_are_exact() -> Outcomes<()> {

@@ -73,3 +73,19 @@ fn root_very_many_short_threads_are_exact() -> Outcomes<()> {
     let mut target = Target::prepare("short_threads")?.arg("20000").start()?;
     check_exact(&mut target, &["go"], &[]).map(|_| ())
 }
+
+/// A process lives on when its main thread, by which it is named, has ended. Before Linux 6.10 there are perf links
+/// only, which end with that thread: `exact_perf_links` tests that this is said.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_a_process_without_its_main_thread_is_exact() -> Outcomes<()> {
+    let mut target = Target::start("leader_exits")?;
+    let commands: &[&str] = if has_multi_links()? { &["go", "leave", "go"] } else { &["go", "leave"] };
+    check_exact(&mut target, commands, &[]).map(|_| ())
+}
+
+fn has_multi_links() -> Outcomes<bool> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").map_err(|e| e.to_string())?;
+    let mut numbers = release.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    Ok((numbers.next(), numbers.next()) >= (Some(6), Some(10)))
+}

@@ -575,6 +575,7 @@ impl Tracer {
         self.watch_losses();
         self.refill_log();
         self.images.values_mut().for_each(Image::read_memory);
+        self.watch_main_threads();
         let silent: Vec<u32> = self
             .images
             .values()
@@ -630,6 +631,25 @@ impl Tracer {
         }
     }
 
+    /// A perf link compares the memory of the thread that it was opened on, which a thread gives up when it ends: from
+    /// then on the kernel takes the probes out wherever one is hit. Multi links compare the process.
+    fn watch_main_threads(&mut self) {
+        if self.kernel.link_mode() == LinkMode::Multi {
+            return;
+        }
+        let now = self.now().as_secs();
+        let seeing = self.images.values_mut().filter(|image| !image.lost_main_thread);
+        for image in seeing.filter(|image| image.is_without_main_thread()) {
+            image.lost_main_thread = true;
+            image.blind.push(format!("process {} since {now} s: its main thread has ended", image.pid));
+            eprintln!(
+                "leaktrace: process {}: its main thread has ended, and with it the probes: before Linux 6.10 they \
+                 depend on that thread",
+                image.pid
+            );
+        }
+    }
+
     fn refill_log(&mut self) {
         if self.logger.is_some() && self.log_refilled.elapsed() >= Duration::from_secs(1) {
             self.log_refilled = Instant::now();
@@ -661,6 +681,7 @@ impl Tracer {
         let _ = tokio::task::spawn_blocking(|| wait_for_running_programs(0)).await;
         self.drain();
         self.watch_losses();
+        self.watch_main_threads();
         self.report(Reason::Final(ending.to_string()))
     }
 

@@ -198,26 +198,29 @@ fn code_mapping<'a>(view: &'a dyn View, mapping: &'a Mapping) -> &'a Mapping {
 }
 
 /// The list holds what was there at the start, then what came later. Everything up to the last object that the
-/// executable needs, directly or not, was there at the start: so were preloaded libraries and what they need.
+/// executable needs, directly or not, was there at the start: so were preloaded libraries and what they need. So was
+/// the C library, which musl's linker provides under names (`libc.so`) that neither its file nor its soname need bear.
 fn mark_later(objects: &mut [LoadedObject]) {
     let names: Vec<_> = objects.iter().map(LoadedObject::names).collect();
     let needed: Vec<_> = objects.iter().map(LoadedObject::needed).collect();
-    let last = last_at_start(&names, &needed);
+    let libc = objects.iter().position(LoadedObject::is_libc);
+    let last = last_at_start(&names, &needed, libc.unwrap_or(0));
     for object in objects.iter_mut().skip(last + 1) {
         object.scope = Scope::Later;
     }
 }
 
-fn last_at_start(names: &[Vec<String>], needed: &[Vec<String>]) -> usize {
+/// `known`: an object that certainly was there, the executable at least.
+fn last_at_start(names: &[Vec<String>], needed: &[Vec<String>], known: usize) -> usize {
     let mut by_name = BTreeMap::new();
     for (index, name) in
         names.iter().enumerate().flat_map(|(index, names)| names.iter().map(move |n| (index, n)))
     {
         by_name.entry(name.as_str()).or_insert(index);
     }
-    let mut last = 0;
-    let mut queued = 1;
-    let mut queue = VecDeque::from([0]);
+    let mut last = known;
+    let mut queued = known + 1;
+    let mut queue: VecDeque<usize> = (0..queued).collect();
     while let Some(index) = queue.pop_front() {
         let found = needed.get(index).into_iter().flatten().filter_map(|name| by_name.get(name.as_str()));
         last = found.copied().fold(last, usize::max);
@@ -233,10 +236,27 @@ mod tests {
     use super::*;
 
     fn last(objects: &[(&str, &[&str])]) -> usize {
+        last_with(objects, 0)
+    }
+
+    fn last_with(objects: &[(&str, &[&str])], known: usize) -> usize {
         let names: Vec<_> = objects.iter().map(|(name, _)| vec![(*name).to_owned()]).collect();
         let needed: Vec<Vec<_>> =
             objects.iter().map(|(_, needed)| needed.iter().map(|n| (*n).to_owned()).collect()).collect();
-        last_at_start(&names, &needed)
+        last_at_start(&names, &needed, known)
+    }
+
+    #[test]
+    fn a_c_library_under_another_name_was_there_from_the_start() {
+        let objects: &[(&str, &[&str])] = &[
+            ("app", &["libc.so"]),
+            ("preload", &["libx"]),
+            ("ld-musl", &[]),
+            ("libx", &[]),
+            ("plugin", &[]),
+        ];
+        assert_eq!(last(objects), 0);
+        assert_eq!(last_with(objects, 2), 3);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     kernel::Attachment,
     ledger::{IntervalMap, MappingLabel, SiteState},
     object::address::AbsoluteAddress,
-    process::{ExitWatch, Identity, Mapping, maps, memory, status},
+    process::{ExitWatch, Identity, Mapping, RunState, maps, memory, status},
 };
 
 /// A traced process image and what belongs to it.
@@ -50,6 +50,8 @@ pub struct Image {
     pub rss: Option<u64>,
     /// Bytes of heap and anonymous mappings at the last reading.
     pub anonymous: Option<u64>,
+    /// Its main thread has ended, and its probes with it.
+    pub lost_main_thread: bool,
     /// How it ended, in words.
     pub ended: Option<String>,
     /// Its last report has been made.
@@ -83,6 +85,7 @@ impl Image {
             rss_at_attach: None,
             rss: None,
             anonymous: None,
+            lost_main_thread: false,
             ended: None,
             reported: false,
             survivors: SiteState::default(),
@@ -100,6 +103,12 @@ impl Image {
         if let Ok(status) = status::read(self.pid) {
             self.rss = status.rss_bytes.or(self.rss);
         }
+    }
+
+    /// Its main thread has ended, others go on.
+    pub fn is_without_main_thread(&self) -> bool {
+        let zombie = |status: status::Status| status.state == RunState::Zombie && status.threads > 1;
+        self.ended.is_none() && status::read(self.pid).is_ok_and(zombie)
     }
 
     /// Adds up its anonymous mappings; costs a reading of all mappings.

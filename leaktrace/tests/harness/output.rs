@@ -104,6 +104,8 @@ pub struct Truth {
     pub line: String,
     /// Losses by cause.
     pub lost: Vec<Loss>,
+    /// Times in which nothing was seen, in words.
+    pub blind_windows: Vec<String>,
     /// Frees of unknown blocks.
     pub unmatched_frees: i64,
     /// Fullness.
