@@ -2,11 +2,14 @@
 
 mod compose;
 mod ending;
+mod entering;
 mod epoch_keeper;
+mod events;
 mod measure;
 mod recycle;
 mod stdout;
 mod tracer;
+mod upkeep;
 
 use std::{
     os::fd::OwnedFd,
@@ -29,10 +32,10 @@ use crate::{
     },
 };
 pub use ending::{Ending, EndingSignal};
+pub use entering::check_target;
 pub use measure::{CallRates, count_calls};
 use stdout::Stdout;
 use tracer::Tracer;
-pub use tracer::check_target;
 
 /// How often things are looked at that no event announces: silent deaths, a closed stdout, memory figures.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);

@@ -1,0 +1,258 @@
+//! Entering process images: probes first, then the gate; commands before they run.
+
+use std::{
+    ffi::{OsStr, OsString},
+    time::{Duration, Instant},
+};
+
+use leaktrace_common::{
+    hook::kind,
+    record::{Target, gate, target_flag},
+    rule,
+};
+
+use super::tracer::{Replaced, Tracer};
+use crate::{
+    cli::Failure,
+    kernel::Attachment,
+    probe::{
+        command::Command as CommandPlan,
+        plan::{Plan, PlannedProbe},
+    },
+    process::{Identity, ProcessError, RunState, SeccompMode},
+    target::{
+        command::Held,
+        discover::{self, Discovered},
+        image::Image,
+    },
+};
+
+impl Tracer {
+    /// Enters a running process: every probe first, then the gate.
+    pub(super) fn enter(&mut self, pid: u32) -> Result<(), Failure> {
+        let identity = check_target(pid)?;
+        self.refuse_deadly_filter(&identity)?;
+        let discovered =
+            discover::discover(pid, &self.costs).map_err(|error| discover::failure(pid, &error))?;
+        self.enter_discovered(identity, &discovered, Attachment::default())
+    }
+
+    /// A filtered process that this kernel would kill at its first return probe is left alone.
+    pub(super) fn refuse_deadly_filter(&mut self, identity: &Identity) -> Result<(), Failure> {
+        if identity.seccomp == SeccompMode::Off || self.kernel.return_probes_survive_filters()? {
+            return Ok(());
+        }
+        Err(Failure::Unsupported(format!(
+            "process {} ({}) filters its system calls (seccomp), and this kernel would kill it at the first return probe: update the kernel (fixed in 6.12.14, 6.13.3 and 6.14)",
+            identity.pid, identity.name
+        )))
+    }
+
+    pub(super) fn enter_discovered(
+        &mut self,
+        identity: Identity,
+        discovered: &Discovered,
+        linker: Attachment,
+    ) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let pid = identity.pid;
+        let mut image = Image::new(self.new_serial(), identity);
+        image.linker = linker;
+        image.r_debug = discovered.r_debug;
+        image.layered = discovered.plan.layered;
+        image.read_mappings();
+        image.allocator_text = allocator_text(&image, &discovered.plan);
+        let early = self.plan.rules_off & rule::GATE != 0;
+        let flags = self.flags(&image);
+        let entry = |gate| Target { flags, ..target(&image, gate) };
+        self.kernel.set_target(pid, &entry(if early { gate::OPEN } else { gate::CLOSED }))?;
+        if let Err(failure) = self.place(&mut image, &discovered.plan) {
+            self.kernel.remove_target(pid);
+            return Err(match check_target(pid) {
+                Err(gone) => gone,
+                Ok(_) => failure,
+            });
+        }
+        self.look_at(&mut image);
+        image.opened = self.now();
+        let entry = Target { flags, ..target(&image, gate::OPEN) };
+        self.kernel.set_target(pid, &entry)?;
+        announce(&image, &discovered.plan, begun.elapsed());
+        self.images.insert(image.serial, image);
+        Ok(())
+    }
+
+    /// Takes first readings, and opens the objects that stacks will lead to.
+    pub(super) fn look_at(&mut self, image: &mut Image) {
+        image.read_memory();
+        image.read_mappings();
+        image.rss_at_attach = image.rss;
+        self.frames.learn(image.pid, image.serial, &image.mappings);
+    }
+
+    /// Places the probes of a plan that are not in place yet.
+    pub(super) fn place(&mut self, image: &mut Image, plan: &Plan) -> Result<(), Failure> {
+        let (linker, mut hooks) = discover::attach_points(plan);
+        hooks.retain(|point| !image.probed.contains(&(point.path.clone(), point.offset.0)));
+        if image.linker.link_count() == 0 && !linker.is_empty() {
+            image.linker = self.kernel.attach(image.pid, &linker)?;
+        }
+        if self.plan.rules_off & rule::GATE != 0 {
+            // The gate is open already: until the probes of `free` follow, every block looks like a leak.
+            let is_free = |point: &crate::kernel::AttachPoint| point.cookie.kind == kind::FREE;
+            let (frees, others) = hooks.into_iter().partition::<Vec<_>, _>(is_free);
+            image.hooks.merge(self.kernel.attach(image.pid, &others)?);
+            image.probed.extend(others.into_iter().map(|point| (point.path, point.offset.0)));
+            std::thread::sleep(Duration::from_millis(20));
+            hooks = frees;
+        }
+        image.hooks.merge(self.kernel.attach(image.pid, &hooks)?);
+        image.probed.extend(hooks.into_iter().map(|point| (point.path, point.offset.0)));
+        for note in &plan.notes {
+            if !image.notes.contains(note) {
+                image.notes.push(note.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Flags of an image on the kernel side.
+    pub(super) fn flags(&self, image: &Image) -> u32 {
+        let stop = if self.own_child == Some(image.pid) { target_flag::STOP_AFTER_EXEC } else { 0 };
+        target(image, gate::CLOSED).flags | stop
+    }
+
+    pub(super) fn new_serial(&mut self) -> u32 {
+        if self.plan.rules_off & rule::SERIAL == 0 {
+            self.next_serial += 1;
+        }
+        self.next_serial
+    }
+
+    /// Starts the command: its dynamic linker is probed before it executes anything.
+    pub(super) async fn start_command(&mut self, words: &[OsString]) -> Result<(), Failure> {
+        let name = words.first().map_or(OsStr::new(""), OsString::as_os_str);
+        let path = std::env::var_os("PATH");
+        let command = CommandPlan::resolve(name, path.as_deref())
+            .map_err(|error| Failure::NoTarget(error.to_string()))?;
+        let plan = Plan::new(&command.before_start, &self.costs)
+            .map_err(|error| Failure::Failed(error.to_string()))?;
+        let held = Held::start(words)?;
+        let pid = held.pid;
+        self.own_child = Some(pid);
+        let (linker_points, own_points) = discover::attach_points(&plan);
+        let identity = Identity::read(pid).map_err(|error| process_failure(&error))?;
+        let mut image = Image::new(self.new_serial(), identity);
+        // The image that is held now is our own copy: nothing of it counts.
+        let mut entry = target(&image, gate::CLOSED);
+        entry.flags |= target_flag::STOP_AFTER_EXEC;
+        self.kernel.set_target(pid, &entry)?;
+        let linker = self.kernel.attach(pid, &linker_points)?;
+        if !own_points.is_empty() {
+            image.hooks = self.kernel.attach(pid, &own_points)?;
+        }
+        let is_static = command.linker.is_none();
+        if is_static {
+            return self.release_static(held, image, name, &plan).await;
+        }
+        self.replaced.insert(pid, Replaced { since: Instant::now(), linker });
+        let ended = held.release(name).await?;
+        self.command = Some((pid, ended));
+        Ok(())
+    }
+
+    /// A static executable has no dynamic linker to stop at. Its probes are in place before it runs, and exec is
+    /// noticed before its first instruction: the entry is renewed by then or the gap is said.
+    pub(super) async fn release_static(
+        &mut self,
+        held: Held,
+        mut image: Image,
+        name: &OsStr,
+        plan: &Plan,
+    ) -> Result<(), Failure> {
+        let pid = held.pid;
+        let mut entry = target(&image, gate::OPEN_AFTER_EXEC);
+        entry.flags = self.flags(&image);
+        self.kernel.set_target(pid, &entry)?;
+        let ended = held.release(name).await?;
+        self.command = Some((pid, ended));
+        image.identity = Identity::read(pid).unwrap_or(image.identity);
+        self.look_at(&mut image);
+        announce(&image, plan, Duration::ZERO);
+        self.images.insert(image.serial, image);
+        Ok(())
+    }
+}
+
+/// What the kernel side is to know of an image.
+pub(super) fn target(image: &Image, gate: u32) -> Target {
+    Target {
+        serial: image.serial,
+        gate,
+        flags: if image.layered { target_flag::LAYERED } else { 0 },
+        generation: image.generation,
+        r_debug: image.r_debug,
+        allocator_start: image.allocator_text.0,
+        allocator_end: image.allocator_text.1,
+    }
+}
+
+/// Where the code of the allocator that frees lies in the process: mappings that it makes inside `free` are its own.
+fn allocator_text(image: &Image, plan: &Plan) -> (u64, u64) {
+    let frees = |probe: &&PlannedProbe| probe.cookie.kind == kind::FREE;
+    let Some(object) = plan.probes.iter().find(frees).and_then(|probe| plan.objects.get(probe.object)) else {
+        return (0, 0);
+    };
+    let text = image.mappings.iter().filter(|mapping| {
+        mapping.executable && mapping.inode == object.inode && mapping.device == object.device
+    });
+    text.fold((0, 0), |(start, end), mapping| {
+        if end == 0 {
+            (mapping.start.0, mapping.end.0)
+        } else {
+            (start.min(mapping.start.0), end.max(mapping.end.0))
+        }
+    })
+}
+
+/// Whether a PID names something that can be traced.
+pub fn check_target(pid: u32) -> Result<Identity, Failure> {
+    let identity = Identity::read(pid).map_err(|error| process_failure(&error))?;
+    if identity.kernel_thread {
+        return Err(Failure::NoTarget(format!(
+            "process {pid} ({}) is a thread of the kernel: it has no memory of its own to trace",
+            identity.name
+        )));
+    }
+    if identity.state == RunState::Zombie {
+        return Err(Failure::NoTarget(format!(
+            "process {pid} ({}) has already ended (it is a zombie)",
+            identity.name
+        )));
+    }
+    if !identity.thread_group_leader {
+        return Err(Failure::NoTarget(format!(
+            "{pid} is one thread of a process: name the process (the first column of ps, not a thread ID)"
+        )));
+    }
+    Ok(identity)
+}
+
+fn process_failure(error: &ProcessError) -> Failure {
+    match error {
+        ProcessError::Gone { pid } => Failure::NoTarget(format!("there is no process {pid}")),
+        ProcessError::Denied { .. } => Failure::Unsupported(error.to_string()),
+        _ => Failure::Failed(error.to_string()),
+    }
+}
+
+fn announce(image: &Image, plan: &Plan, took: Duration) {
+    eprintln!(
+        "leaktrace: tracing {} ({}): {} probes in {} objects, placed in {:.1} ms",
+        image.pid,
+        image.identity.name,
+        plan.probes.len(),
+        plan.objects.len(),
+        took.as_secs_f64() * 1e3
+    );
+}

@@ -1,0 +1,238 @@
+//! What each event from the kernel side does to the state.
+
+use std::time::{Duration, Instant};
+
+use leaktrace_common::{
+    event::{Event, kind},
+    record::target_flag,
+    rule,
+};
+
+use super::tracer::{Replaced, Stack, Tracer};
+use crate::{
+    cli::Failure,
+    kernel::{Attachment, StackRecord},
+    ledger::MappingLabel,
+    process::{Identity, RunState, exit},
+    report::model::Reason,
+    target::{discover, image::Image},
+};
+
+/// How long after an exec the new image may take until its allocator can be found.
+const EXEC_PATIENCE: Duration = Duration::from_secs(10);
+/// Stacks kept; the site table's cap bounds how many can be in use.
+const MAX_STACKS: usize = 1 << 18;
+
+impl Tracer {
+    /// Takes in everything that has arrived. Stacks come first: mapping events refer to them.
+    pub fn drain(&mut self) {
+        while let Some(record) = self.rings.next_stack() {
+            self.stack_seen(&record);
+        }
+        while let Some(event) = self.rings.next_event() {
+            self.event(&event);
+        }
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
+    pub(super) fn stack_seen(&mut self, record: &StackRecord) {
+        let header = &record.header;
+        let Some(image) = self.images.get_mut(&header.serial) else {
+            self.stacks_unknown += 1;
+            return;
+        };
+        if self.stacks.len() >= MAX_STACKS {
+            self.stacks_unknown += 1;
+            return;
+        }
+        if image.generation != header.generation || !image.knows(&record.frames) {
+            image.read_mappings();
+            image.generation = header.generation;
+        }
+        let frames = record
+            .frames
+            .iter()
+            .map(|address| self.frames.intern(image.pid, image.serial, &image.mappings, *address, true))
+            .collect();
+        let walk_end = u8::try_from(header.walk_end).unwrap_or(u8::MAX);
+        self.stacks.insert((header.serial, header.stack_id), Stack { frames, walk_end });
+    }
+
+    pub(super) fn event(&mut self, event: &Event) {
+        tracing::trace!("event {event:?}");
+        match event.kind {
+            kind::EXEC => self.replaced_image(event),
+            kind::EXIT => {
+                let status = i32::try_from(event.extra).unwrap_or(0);
+                self.image_ended(event.serial, &exit::describe_wait_status(status));
+            }
+            kind::LINK_MAP => self.link_map_changed(event),
+            _ => self.mapping_event(event),
+        }
+    }
+
+    pub(super) fn mapping_event(&mut self, event: &Event) {
+        let now = self.now();
+        let Some(image) = self.images.get_mut(&event.serial) else { return };
+        let intervals = &mut image.intervals;
+        match event.kind {
+            kind::MAPPED => {
+                let label = MappingLabel::of(event.extra >> 32, event.extra & 0xffff_ffff);
+                intervals.map(event.address, event.length, event.stack_id, now, label);
+            }
+            kind::UNMAPPING | kind::REMAPPING => intervals.unmap(event.tid, event.address, event.length),
+            kind::UNMAP_FAILED => intervals.unmap_failed(event.tid),
+            kind::REMAPPED => intervals.remapped(event.tid, event.address, event.length, event.stack_id, now),
+            _ => {}
+        }
+    }
+
+    /// exec: the old image is reported and dropped, the new one entered as soon as its allocator can be found.
+    pub(super) fn replaced_image(&mut self, event: &Event) {
+        let executable = std::fs::read_link(format!("/proc/{}/exe", event.tgid));
+        let what =
+            executable.map_or_else(|_| "another program".to_owned(), |path| path.display().to_string());
+        let linker = match self.images.get_mut(&event.serial) {
+            Some(image) => std::mem::take(&mut image.linker),
+            // A command that has executed its program: nothing was traced before.
+            None => return,
+        };
+        self.image_ended(event.serial, &format!("replaced itself by {what} (exec)"));
+        self.replaced.insert(event.tgid, Replaced { since: Instant::now(), linker });
+        self.try_new_image(event.tgid);
+    }
+
+    pub(super) fn link_map_changed(&mut self, event: &Event) {
+        if self.replaced.contains_key(&event.tgid) {
+            self.try_new_image(event.tgid);
+        } else if let Err(failure) = self.look_for_new_allocators(event.serial)
+            && let Some(image) = self.images.get_mut(&event.serial)
+        {
+            let note = format!("a library was loaded and its allocator could not be probed: {failure}");
+            tracing::warn!("{note}");
+            image.notes.push(note);
+        }
+        // Whatever came of it: who was stopped goes on. Somebody else may have entered the image meanwhile.
+        if event.extra != 0 {
+            // SAFETY: a signal to the command that we started and stopped.
+            unsafe { libc::kill(i32::try_from(event.tgid).unwrap_or(0), libc::SIGCONT) };
+        }
+    }
+
+    /// A library that was loaded later may bring its own allocator.
+    pub(super) fn look_for_new_allocators(&mut self, serial: u32) -> Result<(), Failure> {
+        let Some(mut image) = self.images.remove(&serial) else { return Ok(()) };
+        let outcome = self.place_new_allocators(&mut image);
+        self.images.insert(serial, image);
+        outcome
+    }
+
+    pub(super) fn place_new_allocators(&mut self, image: &mut Image) -> Result<(), Failure> {
+        let discovered = match discover::discover(image.pid, &self.costs) {
+            Ok(discovered) if discovered.consistent => discovered,
+            // In the middle of a change: another notification follows.
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_gone() => return Ok(()),
+            Err(error) => return Err(discover::failure(image.pid, &error)),
+        };
+        let before = image.probed.len();
+        if discovered.plan.layered && !image.layered {
+            // Said to the kernel side before the second layer's probes are there.
+            image.layered = true;
+            if let Some(mut entry) = self.kernel.target(image.pid) {
+                entry.flags |= target_flag::LAYERED;
+                self.kernel.set_target(image.pid, &entry)?;
+            }
+        }
+        self.place(image, &discovered.plan)?;
+        if image.probed.len() > before {
+            let note = format!(
+                "a library loaded after {:.0} s brought its own allocator; what it allocated before {} probes were placed is not known",
+                self.now().as_secs_f64(),
+                image.probed.len() - before
+            );
+            eprintln!("leaktrace: process {}: {note}", image.pid);
+            image.notes.push(note);
+        }
+        Ok(())
+    }
+
+    /// Tries to enter the new image of a process.
+    pub(super) fn try_new_image(&mut self, pid: u32) {
+        let Some(replaced) = self.replaced.get(&pid) else { return };
+        let patience_over = replaced.since.elapsed() > EXEC_PATIENCE;
+        let outcome = match (Identity::read(pid), discover::discover(pid, &self.costs)) {
+            (Ok(identity), Ok(discovered)) if discovered.consistent && identity.state != RunState::Zombie => {
+                let gap = replaced.since.elapsed();
+                let linker = self.replaced.remove(&pid).map(|replaced| replaced.linker).unwrap_or_default();
+                let entered = self.enter_discovered(identity, &discovered, linker);
+                self.note_gap(pid, gap);
+                entered
+            }
+            (Err(error), _) if error.is_gone() => Err(Failure::NoTarget(error.to_string())),
+            (_, Err(error)) if patience_over || error.is_gone() => Err(discover::failure(pid, &error)),
+            _ => return,
+        };
+        if let Err(failure) = outcome {
+            self.replaced.remove(&pid);
+            self.kernel.remove_target(pid);
+            self.last_end.get_or_insert_with(|| failure.to_string());
+            eprintln!("leaktrace: process {pid} is not traced any more: {failure}");
+        }
+    }
+
+    /// Between exec and the new image's probes nothing was seen, unless the program was stopped for them.
+    pub(super) fn note_gap(&mut self, pid: u32, gap: Duration) {
+        if self.own_child == Some(pid) {
+            return;
+        }
+        if let Some(image) = self.images.values_mut().find(|image| image.pid == pid && image.ended.is_none())
+        {
+            image
+                .blind
+                .push(format!("{:.0} ms after exec, until the probes were placed", gap.as_secs_f64() * 1e3));
+        }
+    }
+
+    /// A process image is gone: last report, probes away, blocks dropped.
+    pub(super) fn image_ended(&mut self, serial: u32, how: &str) {
+        let now_alive = self.images.values().filter(|image| image.ended.is_none()).count();
+        let Some(image) = self.images.get_mut(&serial) else { return };
+        if image.ended.is_some() {
+            return;
+        }
+        image.ended = Some(how.to_owned());
+        image.hooks = Attachment::default();
+        image.linker = Attachment::default();
+        self.last_end = Some(how.to_owned());
+        let pid = image.pid;
+        if self.kernel.target(pid).is_some_and(|entry| entry.serial == serial) {
+            let replaced = how.contains("(exec)");
+            if !replaced {
+                self.kernel.remove_target(pid);
+            }
+        }
+        // The last image's report is the final one; it is made when tracing ends.
+        if now_alive > 1 || how.contains("(exec)") {
+            let report = self.report(Reason::ProcessEnded);
+            self.ended_reports.push(report);
+            self.retire(serial);
+        }
+    }
+
+    /// Drops what belonged to an image that has been reported.
+    pub(super) fn retire(&mut self, serial: u32) {
+        if self.plan.rules_off & rule::SERIAL != 0 {
+            self.images.remove(&serial);
+            return;
+        }
+        self.images.remove(&serial);
+        self.retired.insert(serial);
+        self.sweeping = true;
+        self.ledger.forget(serial);
+        self.frames.forget_process(serial);
+        self.stacks.retain(|(of, _), _| *of != serial);
+    }
+}

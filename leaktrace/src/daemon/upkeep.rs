@@ -1,0 +1,189 @@
+//! What time does to the state: epochs, sweeping, losses, the end.
+
+use std::time::{Duration, Instant};
+
+use leaktrace_common::{
+    counter,
+    record::{OVERFLOW_ROW, Target, gate, row_state},
+};
+use tokio::sync::oneshot::error::TryRecvError;
+
+use super::{Ending, entering::target, tracer::Tracer};
+use crate::{
+    kernel::{Attachment, LinkMode, wait_for_running_programs},
+    report::model::{Reason, Report},
+    target::image::Image,
+};
+
+/// Kernel-side log lines per second.
+const LOG_LINES: i64 = 20;
+/// Batches of the live map that one housekeeping turn sweeps.
+const SWEEP_TURNS: usize = 16;
+
+impl Tracer {
+    /// Begins the next epoch and sends idle rows on their way.
+    pub fn next_epoch(&mut self) {
+        let now = self.now();
+        self.keeper.advance(&self.kernel, now);
+        let keep = self
+            .images
+            .values()
+            .flat_map(|image| image.intervals.iter().map(|(_, piece)| (image.serial, piece.stack_id)))
+            .collect();
+        self.recycler.begin(&mut self.kernel, &self.retired, &keep, self.plan.rules_off);
+    }
+
+    /// What no event announces.
+    pub async fn keep_house(&mut self) {
+        self.keeper.settle_if_ready(&self.kernel);
+        let recycled = self.recycler.finish_if_ready(&mut self.kernel, &mut self.ledger, &self.retired);
+        if let Err(error) = recycled {
+            tracing::error!("{error}");
+        }
+        self.sweep();
+        self.watch_losses();
+        self.refill_log();
+        self.images.values_mut().for_each(Image::read_memory);
+        self.watch_main_threads();
+        let silent: Vec<u32> = self
+            .images
+            .values()
+            .filter(|image| image.has_ended_silently())
+            .map(|image| image.serial)
+            .collect();
+        for serial in silent {
+            self.drain();
+            self.image_ended(serial, "ended");
+        }
+        let waiting: Vec<u32> = self.replaced.keys().copied().collect();
+        waiting.into_iter().for_each(|pid| self.try_new_image(pid));
+    }
+
+    pub(super) fn sweep(&mut self) {
+        // With the only process gone tracing ends, and the map goes with it.
+        for _ in 0..SWEEP_TURNS {
+            if !self.sweeping {
+                return;
+            }
+            let retired = &self.retired;
+            match self.sweeper.turn(|serial| retired.contains(&serial)) {
+                Ok((removed, at_end)) => {
+                    self.swept += removed;
+                    self.sweeping = !at_end;
+                }
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    self.sweeping = false;
+                }
+            }
+        }
+    }
+
+    pub(super) fn watch_losses(&mut self) {
+        let Ok(counters) = self.kernel.counters() else { return };
+        let now = self.now();
+        if counters[counter::LOST_LIVE_FULL] > 0 {
+            self.full_since.get_or_insert(now);
+        }
+        if counters[counter::ROWS_FULL] > 0 {
+            self.rows_full_since.get_or_insert(now);
+        }
+        if counters[counter::EVENT_SEND_FAILED] > self.events_lost {
+            self.events_lost = counters[counter::EVENT_SEND_FAILED];
+            // An unmapping may be among what was lost: believe the kernel's own list instead.
+            for image in self.images.values_mut().filter(|image| image.ended.is_none()) {
+                image.read_mappings();
+                let ranges = image.anonymous_ranges();
+                image.intervals.settle();
+                image.intervals.intersect(&ranges);
+            }
+        }
+    }
+
+    /// A perf link compares the memory of the thread that it was opened on, which a thread gives up when it ends: from
+    /// then on the kernel takes the probes out wherever one is hit. Multi links compare the process.
+    pub(super) fn watch_main_threads(&mut self) {
+        if self.kernel.link_mode() == LinkMode::Multi {
+            return;
+        }
+        let now = self.now().as_secs();
+        let seeing = self.images.values_mut().filter(|image| !image.lost_main_thread);
+        for image in seeing.filter(|image| image.is_without_main_thread()) {
+            image.lost_main_thread = true;
+            image.blind.push(format!("process {} since {now} s: its main thread has ended", image.pid));
+            eprintln!(
+                "leaktrace: process {}: its main thread has ended, and with it the probes: before Linux 6.10 they \
+                 depend on that thread",
+                image.pid
+            );
+        }
+    }
+
+    pub(super) fn refill_log(&mut self) {
+        if self.logger.is_some() && self.log_refilled.elapsed() >= Duration::from_secs(1) {
+            self.log_refilled = Instant::now();
+            self.kernel.control.set_log_budget(LOG_LINES);
+        }
+    }
+
+    /// Reports of process images that ended since the last call.
+    pub fn take_ended_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.ended_reports)
+    }
+
+    /// Why tracing ends, if there is nothing left to trace.
+    pub fn all_gone(&mut self) -> Option<Ending> {
+        let alive = self.images.values().any(|image| image.ended.is_none());
+        if alive || !self.replaced.is_empty() {
+            return None;
+        }
+        Some(Ending::TargetGone(self.last_end.clone().unwrap_or_else(|| "is gone".to_owned())))
+    }
+
+    /// Closes the gates and makes the final report.
+    pub async fn finish(&mut self, ending: &Ending) -> Report {
+        for image in self.images.values().filter(|image| image.ended.is_none()) {
+            let entry = self.kernel.target(image.pid).unwrap_or_else(|| target(image, gate::CLOSED));
+            let _ = self.kernel.set_target(image.pid, &Target { gate: gate::CLOSED, ..entry });
+        }
+        self.keeper.settle(&self.kernel).await;
+        let _ = tokio::task::spawn_blocking(|| wait_for_running_programs(0)).await;
+        self.drain();
+        self.watch_losses();
+        self.watch_main_threads();
+        self.report(Reason::Final(ending.to_string()))
+    }
+
+    /// Takes every probe away. A command that we started is sent the signal that ended us, as a shell would.
+    pub fn detach(&mut self, ending: &Ending) {
+        for image in self.images.values_mut() {
+            image.hooks = Attachment::default();
+            image.linker = Attachment::default();
+        }
+        self.replaced.clear();
+        if let (Ending::Signal(signal), Some((pid, ended))) = (ending, &mut self.command)
+            && matches!(ended.try_recv(), Err(TryRecvError::Empty))
+        {
+            // SAFETY: a signal to our own child, which has not been waited for.
+            unsafe { libc::kill(i32::try_from(*pid).unwrap_or(0), signal.number()) };
+        }
+    }
+
+    /// Reads every row into the ledger.
+    pub(super) fn read_rows(&mut self) {
+        let used = self.kernel.control.rows_used().min(self.kernel.rows.capacity());
+        self.ledger.begin();
+        for index in 0..used {
+            let Some(mut row) = self.kernel.rows.read(index) else { continue };
+            if index != OVERFLOW_ROW {
+                if row.state != row_state::USED {
+                    continue;
+                }
+                if row.stack_id == 0 {
+                    row.stack_id = self.recycler.identity_of(index).unwrap_or(0);
+                }
+            }
+            self.ledger.read_row(&row);
+        }
+    }
+}
