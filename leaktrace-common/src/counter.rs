@@ -24,6 +24,8 @@ counters! {
     LOST_LIVE_FULL_BYTES = "lost_live_full_bytes" : "Their bytes.",
     LOST_LIVE_ERROR = "lost_live_error" : "Allocations the live map refused for another reason.",
     LOST_THREAD_STATE = "lost_thread_state" : "Calls lost because no per-thread scratch could be had.",
+    THREADS_MADE = "threads_made" : "Threads that got scratch.",
+    THREADS_REMOVED = "threads_removed" : "Threads whose scratch was removed when they exited or changed their identity.",
     LOST_RETURN = "lost_return" : "Returns without a recorded entry (the entry came before the gate opened, or was lost).",
     ABANDONED_CALLS = "abandoned_calls" : "Calls that never returned (longjmp, thread death).",
     REPLACED_BLOCKS = "replaced_blocks" : "Live addresses handed out again: their free was missed.",

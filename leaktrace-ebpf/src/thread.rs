@@ -47,6 +47,7 @@ pub fn state(pid_tgid: u64, serial: u32) -> Option<*mut ThreadState> {
         sync::count(counter::LOST_THREAD_STATE);
         return None;
     }
+    sync::count(counter::THREADS_MADE);
     let state = THREADS.get_ptr_mut(&key)?;
     // SAFETY: as above.
     unsafe { forget(state, serial) };
@@ -187,7 +188,9 @@ pub fn remove(pid_tgid: u64) {
                 abandon(state);
             }
         }
-        let _ = THREADS.remove(&pid_tgid);
+        if THREADS.remove(&pid_tgid).is_ok() {
+            sync::count(counter::THREADS_REMOVED);
+        }
     }
 }
 

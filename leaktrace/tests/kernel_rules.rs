@@ -232,9 +232,19 @@ fn check_images(outcome: &Outcome, before: &Expectation, after: &Expectation) ->
 
 rule!(root_rule_serial, root_rule_serial_fails_when_switched_off, "serial", same_addresses_after_exec);
 
-/// Threads die inside malloc, and later threads get their IDs.
+/// Threads die inside malloc, and later threads get their IDs. Amounts are exact, and in the end only the main thread
+/// has scratch.
 fn thread_ids_used_again(options: &[&str]) -> Outcomes<()> {
-    exact(Target::prepare("dying_threads")?, &["go"], options)
+    let outcome = check_exact(&mut Target::start("dying_threads")?, &["go"], options)?;
+    let report = outcome.final_report()?;
+    let (made, removed) = (report.counter("threads_made")?, report.counter("threads_removed")?);
+    if made < 3 {
+        return Err(format!("only {made} threads got scratch: the scenario is too small"));
+    }
+    if made - removed > 1 {
+        return wrong(format!("{made} threads got scratch, {removed} gave it back, one is alive"));
+    }
+    Ok(())
 }
 
 rule!(
