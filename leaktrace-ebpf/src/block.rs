@@ -25,13 +25,9 @@ const EEXIST: i32 = -17;
 #[inline(always)]
 pub fn enter<C: EbpfContext>(_ctx: &C, call: &Call) -> Option<()> {
     let Call { target, cookie, registers, .. } = call;
-    let state = thread::state(call.pid_tgid, target.serial)?;
+    let state = thread::outermost(call)?;
     // SAFETY: the running thread's own scratch.
     unsafe {
-        if thread::is_nested(state, call.entry_sp, call.cookie.hook) {
-            sync::count(counter::NESTED_CALLS);
-            return None;
-        }
         walk::walk(state, registers, call.entry_sp, target.serial, target.generation);
         let row = row::row_of(state, call.tgid(), call.tid(), cookie.domain);
         (*state).row = row;
@@ -81,6 +77,13 @@ unsafe fn take_old(state: *mut ThreadState, call: &Call) {
             None => sync::count(counter::UNMATCHED_FREES),
         }
     }
+}
+
+/// The block that the call in flight was given.
+#[inline(always)]
+unsafe fn pointed_at(state: *mut ThreadState) -> LiveKey {
+    // SAFETY: the running thread's own scratch.
+    unsafe { LiveKey { address: (*state).pointer, serial: (*state).serial, pad: 0 } }
 }
 
 /// Return of an allocating function.
@@ -180,7 +183,7 @@ unsafe fn restore(state: *mut ThreadState, old: &LiveBlock) {
         return;
     }
     // SAFETY: the running thread's own scratch.
-    let key = unsafe { LiveKey { address: (*state).pointer, serial: (*state).serial, pad: 0 } };
+    let key = unsafe { pointed_at(state) };
     if LIVE.insert(&key, old, u64::from(BPF_NOEXIST)).is_err() {
         sync::count(counter::REALLOC_RESTORE_FAILED);
         row::subtract(old);
@@ -196,10 +199,7 @@ unsafe fn reallocated_late<C: EbpfContext>(ctx: &C, state: *mut ThreadState, add
             return;
         }
         if (*state).pointer != 0 {
-            let key = LiveKey { address: (*state).pointer, serial: (*state).serial, pad: 0 };
-            if let Some(old) = thread::take_live(&key) {
-                row::subtract(&old);
-            }
+            thread::drop_live(&pointed_at(state));
         }
         if address != 0 {
             record(ctx, state, address);
@@ -226,9 +226,7 @@ unsafe fn record<C: EbpfContext>(ctx: &C, state: *mut ThreadState, address: u64)
     if outcome == Err(EEXIST) {
         // The allocator handed out an address that is still live here: its free was missed.
         sync::count(counter::REPLACED_BLOCKS);
-        if let Some(old) = thread::take_live(&key) {
-            row::subtract(&old);
-        }
+        thread::drop_live(&key);
         outcome = LIVE.insert(&key, &block, u64::from(BPF_NOEXIST));
     }
     if let Err(error) = outcome {
@@ -259,27 +257,22 @@ pub fn free(call: &Call) -> Option<()> {
     if address == 0 {
         return None;
     }
-    let state = thread::state(call.pid_tgid, call.target.serial)?;
+    let state = thread::outermost(call)?;
     // SAFETY: the running thread's own scratch.
     unsafe {
-        if thread::is_nested(state, call.entry_sp, call.cookie.hook) {
-            sync::count(counter::NESTED_CALLS);
-            return None;
-        }
         if !config::rule(rule::FREE_AT_ENTRY) {
             (*state).pointer = address;
             (*state).entry_sp = call.entry_sp;
             (*state).kind = u32::from(kind::FREE);
             return Some(());
         }
-        let key = call.live_key(address);
-        if let Some(block) = thread::take_live(&key) {
-            row::subtract(&block);
-        } else if is_inner_free(state, call, address) {
+        let known = thread::drop_live(&call.live_key(address));
+        if !known && is_inner_free(state, call, address) {
             sync::count(counter::INNER_FREES);
             (*state).last_freed = 0;
             return None;
-        } else {
+        }
+        if !known {
             sync::count(counter::UNMATCHED_FREES);
         }
         (*state).last_freed = address;
@@ -303,8 +296,6 @@ unsafe fn is_inner_free(state: *mut ThreadState, call: &Call, address: u64) -> b
 #[inline(always)]
 unsafe fn freed_late(state: *mut ThreadState) {
     // SAFETY: the running thread's own scratch.
-    let key = unsafe { LiveKey { address: (*state).pointer, serial: (*state).serial, pad: 0 } };
-    if let Some(block) = thread::take_live(&key) {
-        row::subtract(&block);
-    }
+    let key = unsafe { pointed_at(state) };
+    thread::drop_live(&key);
 }

@@ -27,13 +27,9 @@ const LAST_ERROR: u64 = u64::MAX - 4095;
 #[inline(always)]
 pub fn enter(call: &Call) -> Option<()> {
     let registers = &call.registers;
-    let state = thread::state(call.pid_tgid, call.target.serial)?;
+    let state = thread::outermost(call)?;
     // SAFETY: the running thread's own scratch.
     unsafe {
-        if thread::is_nested(state, call.entry_sp, call.cookie.hook) {
-            sync::count(counter::NESTED_CALLS);
-            return None;
-        }
         let (prot, flags) = (registers.arguments[2], registers.arguments[3]);
         // Stacks are never the allocator's, whoever maps them.
         if call.cookie.kind == kind::MMAP

@@ -15,6 +15,7 @@ use leaktrace_common::{
 use crate::{
     config,
     maps::{LIVE, NEW_THREAD, THREADS},
+    probe::Call,
     row, sync,
 };
 
@@ -31,7 +32,7 @@ pub fn key(pid_tgid: u64) -> u64 {
 
 /// The thread's scratch, made at its first call. `None` is counted: the call is lost.
 #[inline(always)]
-pub fn state(pid_tgid: u64, serial: u32) -> Option<*mut ThreadState> {
+fn state(pid_tgid: u64, serial: u32) -> Option<*mut ThreadState> {
     let key = key(pid_tgid);
     if let Some(state) = THREADS.get_ptr_mut(&key) {
         // SAFETY: only the running thread uses its entry.
@@ -54,6 +55,18 @@ pub fn state(pid_tgid: u64, serial: u32) -> Option<*mut ThreadState> {
     Some(state)
 }
 
+/// The scratch of a thread whose call is nobody else's: `None` for a call made by an allocator call in flight.
+#[inline(always)]
+pub fn outermost(call: &Call) -> Option<*mut ThreadState> {
+    let state = state(call.pid_tgid, call.target.serial)?;
+    // SAFETY: the running thread's own scratch.
+    if unsafe { is_nested(state, call.entry_sp, call.cookie.hook) } {
+        sync::count(counter::NESTED_CALLS);
+        return None;
+    }
+    Some(state)
+}
+
 /// Drops what an earlier process image left behind.
 #[inline(always)]
 unsafe fn forget(state: *mut ThreadState, serial: u32) {
@@ -73,7 +86,7 @@ unsafe fn forget(state: *mut ThreadState, serial: u32) {
 /// # Safety
 /// `state` must point to the calling thread's own THREADS value.
 #[inline(always)]
-pub unsafe fn is_nested(state: *mut ThreadState, entry_sp: u64, hook: u8) -> bool {
+unsafe fn is_nested(state: *mut ThreadState, entry_sp: u64, hook: u8) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         if (*state).kind == u32::from(kind::NONE) {
@@ -162,7 +175,7 @@ pub unsafe fn is_inside_free(state: *mut ThreadState, entry_sp: u64, target: &Ta
 /// # Safety
 /// As [`is_nested`].
 #[inline(always)]
-pub unsafe fn abandon(state: *mut ThreadState) {
+unsafe fn abandon(state: *mut ThreadState) {
     // SAFETY: the caller's promise.
     unsafe {
         (*state).kind = u32::from(kind::NONE);
@@ -191,6 +204,18 @@ pub fn remove(pid_tgid: u64) {
         if THREADS.remove(&pid_tgid).is_ok() {
             sync::count(counter::THREADS_REMOVED);
         }
+    }
+}
+
+/// Drops a live block that is gone, if it was known and this call is the one that removed it.
+#[inline(always)]
+pub fn drop_live(key: &LiveKey) -> bool {
+    match take_live(key) {
+        Some(block) => {
+            row::subtract(&block);
+            true
+        }
+        None => false,
     }
 }
 

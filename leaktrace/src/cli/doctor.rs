@@ -73,7 +73,7 @@ fn host_findings(out: &mut impl Write) -> io::Result<Option<Kernel>> {
 /// One process: every probe, the instruction it sits on and what a call costs.
 fn process(pid: u32, costs: &CostTable, out: &mut impl Write) -> Result<Vec<ProbeRow>, Failure> {
     let identity = check_target(pid)?;
-    let found = discover::discover(pid, costs).map_err(|error| discover::failure(pid, &error))?;
+    let found = discover::required(pid, costs)?;
     let rows = found.plan.rows();
     print_rows(pid, &identity.name, &rows, out)
         .and_then(|()| found.plan.notes.iter().try_for_each(|note| writeln!(out, "  note: {note}")))

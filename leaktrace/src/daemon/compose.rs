@@ -51,8 +51,7 @@ impl Tracer {
         self.ledger.finish(&ages, now);
         self.sequence += 1;
         self.images.values_mut().for_each(Image::read_mappings);
-        let serials: Vec<u32> =
-            self.images.values().filter(|image| !image.reported).map(|image| image.serial).collect();
+        let serials: Vec<u32> = self.images.keys().copied().collect();
         let mut processes: Vec<ProcessReport> =
             serials.iter().filter_map(|serial| self.process(*serial, &ages, now)).collect();
         processes.sort_by_key(|process| std::cmp::Reverse(process.survivors.bytes));
@@ -213,7 +212,7 @@ impl Tracer {
                 .map(|site| site.live.blocks)
                 .sum::<u64>()
         });
-        let used_rows = self.kernel.control.rows_used().min(self.kernel.rows.capacity());
+        let used_rows = self.kernel.rows_in_use();
         let mut named: std::collections::BTreeMap<String, u64> =
             counter::NAMES.iter().zip(counters).map(|(name, value)| ((*name).to_owned(), value)).collect();
         named.insert(counter::NAMES[counter::SWEPT_BLOCKS].to_owned(), self.swept);

@@ -32,8 +32,7 @@ impl Tracer {
     pub(super) fn enter(&mut self, pid: u32) -> Result<(), Failure> {
         let identity = check_target(pid)?;
         self.refuse_deadly_filter(&identity)?;
-        let discovered =
-            discover::discover(pid, &self.costs).map_err(|error| discover::failure(pid, &error))?;
+        let discovered = discover::required(pid, &self.costs)?;
         self.enter_discovered(identity, &discovered, Attachment::default())
     }
 
@@ -60,7 +59,7 @@ impl Tracer {
         image.linker = linker;
         image.r_debug = discovered.r_debug;
         image.layered = discovered.plan.layered;
-        image.read_mappings();
+        self.look_at(&mut image);
         image.allocator_text = allocator_text(&image, &discovered.plan);
         let early = self.plan.rules_off & rule::GATE != 0;
         let flags = self.flags(&image);
@@ -73,8 +72,6 @@ impl Tracer {
                 Ok(_) => failure,
             });
         }
-        self.look_at(&mut image);
-        image.opened = self.now();
         let entry = Target { flags, ..target(&image, gate::OPEN) };
         self.kernel.set_target(pid, &entry)?;
         announce(&image, &discovered.plan, begun.elapsed());

@@ -60,7 +60,7 @@ impl EpochKeeper {
 
     fn fold(&mut self, kernel: &Kernel) {
         if let Some(fold) = self.epochs.pending_fold() {
-            let used = kernel.control.rows_used().min(kernel.rows.capacity());
+            let used = kernel.rows_in_use();
             for index in 0..used {
                 kernel.rows.fold_cell(index, fold.from, fold.to);
             }

@@ -41,7 +41,7 @@ pub fn count_calls(
     costs: &CostTable,
     window: Duration,
 ) -> Result<CallRates, Failure> {
-    let found = discover::discover(pid, costs).map_err(|error| discover::failure(pid, &error))?;
+    let found = discover::required(pid, costs)?;
     let (_, points) = discover::attach_points(&found.plan);
     let cpu_share = cpu_share(pid, window);
     let target = Target { serial: COUNTED, gate: gate::CLOSED, ..Target::default() };

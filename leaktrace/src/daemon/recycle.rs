@@ -51,7 +51,7 @@ impl Recycler {
         if self.waiting.is_some() || !self.leaving.is_empty() {
             return;
         }
-        let used = kernel.control.rows_used().min(kernel.rows.capacity());
+        let used = kernel.rows_in_use();
         let pressed = f64::from(used) > f64::from(kernel.rows.capacity()) * PRESSURE;
         let mut idle = HashMap::new();
         for index in OVERFLOW_ROW + 1..used {

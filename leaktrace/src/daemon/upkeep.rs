@@ -171,7 +171,7 @@ impl Tracer {
 
     /// Reads every row into the ledger.
     pub(super) fn read_rows(&mut self) {
-        let used = self.kernel.control.rows_used().min(self.kernel.rows.capacity());
+        let used = self.kernel.rows_in_use();
         self.ledger.begin();
         for index in 0..used {
             let Some(mut row) = self.kernel.rows.read(index) else { continue };

@@ -1,7 +1,6 @@
 //! Loads the kernel side and keeps what belongs to it.
 
 use std::{
-    collections::BTreeMap,
     fs,
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
@@ -211,15 +210,9 @@ impl Kernel {
         self.map_fds.iter().filter_map(|fd| memlock(fd.as_raw_fd())).sum()
     }
 
-    /// Names and sizes of the maps, bytes.
-    pub fn map_sizes(&self) -> BTreeMap<String, u64> {
-        self.map_fds.iter().filter_map(|fd| Some((map_type(fd.as_raw_fd())?, memlock(fd.as_raw_fd())?))).fold(
-            BTreeMap::new(),
-            |mut sizes, (name, bytes)| {
-                *sizes.entry(name).or_insert(0) += bytes;
-                sizes
-            },
-        )
+    /// How many rows have been handed out, the overflow row included: those that are worth reading.
+    pub fn rows_in_use(&self) -> u32 {
+        self.control.rows_used().min(self.rows.capacity())
     }
 
     pub(super) fn uprobe(&mut self, name: &str) -> Result<&mut UProbe, KernelError> {
@@ -374,8 +367,4 @@ fn fdinfo(fd: i32, key: &str) -> Option<String> {
 
 fn memlock(fd: i32) -> Option<u64> {
     fdinfo(fd, "memlock:")?.parse().ok()
-}
-
-fn map_type(fd: i32) -> Option<String> {
-    Some(format!("type {} with {} entries", fdinfo(fd, "map_type:")?, fdinfo(fd, "max_entries:")?))
 }

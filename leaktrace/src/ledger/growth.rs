@@ -15,7 +15,6 @@ pub struct GrowthTracker {
     readings: VecDeque<(Duration, u64)>,
     skip: u32,
     stride: u32,
-    highest: u64,
     rising_since: Option<Duration>,
 }
 
@@ -30,7 +29,6 @@ impl GrowthTracker {
             }
             _ => {}
         }
-        self.highest = self.highest.max(bytes);
         self.keep(at, bytes);
     }
 

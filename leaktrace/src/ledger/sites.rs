@@ -144,31 +144,6 @@ impl Ledger {
     pub fn forget(&mut self, serial: u32) {
         self.sites.retain(|key, _| key.serial != serial);
     }
-
-    /// Forgets sites without live blocks whose row is gone, so that the ledger stays as bounded as the table. What
-    /// they had allocated goes to `keep`, by process image.
-    pub fn shed(&mut self, cap: usize, mut keep: impl FnMut(u32, Amount)) {
-        if self.sites.len() <= cap {
-            return;
-        }
-        self.sites.retain(|key, site| {
-            let in_use = site.cells.is_some() || site.survivors != Amount::default();
-            if !in_use {
-                keep(key.serial, site.allocated);
-            }
-            in_use
-        });
-    }
-
-    /// How many sites are known.
-    pub fn len(&self) -> usize {
-        self.sites.len()
-    }
-
-    /// Whether nothing is known yet.
-    pub fn is_empty(&self) -> bool {
-        self.sites.is_empty()
-    }
 }
 
 impl SiteState {

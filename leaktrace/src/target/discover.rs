@@ -66,6 +66,14 @@ pub fn discover(pid: u32, costs: &CostTable) -> Result<Discovered, DiscoverError
     })
 }
 
+/// As [`discover`], where a process that cannot be traced is the end of the command.
+///
+/// # Errors
+/// As [`discover`], by exit code.
+pub fn required(pid: u32, costs: &CostTable) -> Result<Discovered, Failure> {
+    discover(pid, costs).map_err(|error| failure(pid, &error))
+}
+
 /// The same as a failure of the whole command.
 pub fn failure(pid: u32, error: &DiscoverError) -> Failure {
     if error.is_gone() {

@@ -1,9 +1,6 @@
 //! One process image: from the moment it is entered until exec or exit.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     kernel::Attachment,
@@ -42,8 +39,6 @@ pub struct Image {
     pub allocator_text: (u64, u64),
     /// More than one allocator is hooked.
     pub layered: bool,
-    /// When its gate opened, since tracing began.
-    pub opened: Duration,
     /// Resident bytes when its gate opened.
     pub rss_at_attach: Option<u64>,
     /// Resident bytes at the last reading.
@@ -54,8 +49,6 @@ pub struct Image {
     pub lost_main_thread: bool,
     /// How it ended, in words.
     pub ended: Option<String>,
-    /// Its last report has been made.
-    pub reported: bool,
     /// Survivors at the last report and their development.
     pub survivors: SiteState,
     /// Times in which its allocations were not seen, in words.
@@ -81,13 +74,11 @@ impl Image {
             r_debug: 0,
             allocator_text: (0, 0),
             layered: false,
-            opened: Duration::ZERO,
             rss_at_attach: None,
             rss: None,
             anonymous: None,
             lost_main_thread: false,
             ended: None,
-            reported: false,
             survivors: SiteState::default(),
             blind: Vec::new(),
             notes: Vec::new(),
