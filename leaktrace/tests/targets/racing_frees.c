@@ -1,25 +1,7 @@
 // build: -O2 -g -fno-omit-frame-pointer -fno-builtin -pthread
 /* Two threads that free the same block at the same moment. The program's own free takes no harm; whoever accounts for
  * blocks must take each away once. Argument: rounds. Command `go`. */
-#include "protocol.h"
-
-static char arena[16 << 20] __attribute__((aligned(16)));
-static _Atomic size_t arena_used;
-
-NOINLINE void *malloc(size_t size) {
-    size_t start = atomic_fetch_add(&arena_used, (size + 31) / 16 * 16);
-    return start + size > sizeof arena ? NULL : arena + start;
-}
-NOINLINE void free(void *p) { __asm__ volatile("" ::"r"(p) : "memory"); }
-NOINLINE void *calloc(size_t count, size_t size) {
-    void *p = malloc(count * size);
-    __asm__ volatile("" ::: "memory");
-    return p;
-}
-NOINLINE void *realloc(void *p, size_t size) {
-    (void)p;
-    return malloc(size);
-}
+#include "bump_allocator.h"
 
 SITE(site_contended);
 static NOINLINE void *site_contended(size_t size) {
