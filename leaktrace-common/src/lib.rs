@@ -9,4 +9,5 @@ pub mod event;
 pub mod hook;
 pub mod record;
 pub mod rule;
+pub mod unwind;
 pub mod walk;

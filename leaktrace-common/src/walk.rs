@@ -7,9 +7,9 @@ pub const MAX_FRAMES: usize = 127;
 pub mod end {
     /// Reached the outermost frame.
     pub const COMPLETE: u8 = 0;
-    /// A frame record could not be read.
+    /// A word of the stack could not be read.
     pub const UNREADABLE: u8 = 1;
-    /// The next frame record lies below the last one: not a chain of frame pointers.
+    /// The rule leads to a frame that does not lie further out.
     pub const NOT_ASCENDING: u8 = 2;
     /// The frame pointer is not aligned: the function uses the register for something else.
     pub const MISALIGNED: u8 = 3;
@@ -17,13 +17,40 @@ pub mod end {
     pub const TOO_DEEP: u8 = 4;
     /// A return address that cannot be code.
     pub const BAD_RETURN_ADDRESS: u8 = 5;
+    /// Code without a table, and no frame pointer either.
+    pub const NO_FRAME_POINTER: u8 = 6;
+    /// An address in no mapping that was known at the time of the walk.
+    pub const UNKNOWN_CODE: u8 = 7;
+    /// The object says nothing about this code.
+    pub const NO_RULE: u8 = 8;
+    /// The object's rule is one that the kernel side cannot follow.
+    pub const UNSUPPORTED_RULE: u8 = 9;
+    /// The rule needs a register whose value is not known.
+    pub const REGISTER_LOST: u8 = 10;
+    /// The object's table was still being built.
+    pub const TABLE_PENDING: u8 = 11;
+    /// There was no room for the object's table.
+    pub const NO_ROOM: u8 = 12;
+    /// The object's unwind information could not be read.
+    pub const UNREADABLE_OBJECT: u8 = 13;
+    /// Libraries had been exchanged a moment before; the mappings known were the old ones.
+    pub const STALE_MAPPINGS: u8 = 14;
     /// Text for people, by code.
-    pub const NAMES: [&str; 6] = [
+    pub const NAMES: [&str; 15] = [
         "complete",
-        "frame record unreadable",
-        "no frame pointer in the calling code",
+        "stack memory unreadable",
+        "next frame does not lie further out",
         "frame pointer register used for data",
         "deeper than 127 frames",
         "return address is no code address",
+        "no unwind table and no frame pointer",
+        "code in no known mapping",
+        "no unwind information for this code",
+        "unwind rule not supported",
+        "register needed by the unwind rule not known",
+        "unwind table still being built",
+        "unwind tables full",
+        "unwind information unreadable",
+        "libraries had just been exchanged",
     ];
 }

@@ -16,3 +16,4 @@ pub mod ledger;
 
 pub mod report;
 pub mod symbolize;
+pub mod unwind;

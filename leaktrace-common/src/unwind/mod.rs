@@ -1,0 +1,161 @@
+//! Unwind tables: what the daemon makes of an object's `.eh_frame`, and how a walk uses it.
+//!
+//! A *row* says from which address on which *rule* holds. Rows are sorted and cut into *pages* of 64 KiB of code, so
+//! that an address needs 16 bits and a row 32: `low 16 bits of the address << 16 | number of the rule`. The first row of a page
+//! begins at its first byte, so every address has a rule; [`Rule::NONE`] where the object says nothing. Pages belong to
+//! an object and are shared by every process that maps it; the list of a process's *code mappings* leads to them.
+
+mod rule;
+mod x86_64;
+
+pub use rule::{Cfa, Rule, Saved};
+pub use x86_64::{Reader, Registers, step};
+
+/// A page covers `1 << PAGE_SHIFT` bytes of code.
+pub const PAGE_SHIFT: u32 = 16;
+
+/// Rows in one element of UNWIND_ROWS: a cache line.
+pub const LINE_ROWS: usize = 16;
+
+/// Most distinct rules: a row has 16 bits for its number.
+pub const MAX_RULES: usize = 1 << 16;
+
+/// Most code mappings of one process; the search takes one step for each doubling.
+pub const MAX_CODE_MAPPINGS: u32 = 1 << 16;
+
+/// Elements of UNWIND_CACHE, a power of two.
+pub const CACHE_ENTRIES: u32 = 1 << 16;
+
+/// Set in a frame whose address is the very instruction that was interrupted (by a signal), not a return address.
+pub const FRAME_EXACT: u64 = 1 << 63;
+
+/// One element of UNWIND_ROWS.
+pub type RowLine = [u32; LINE_ROWS];
+
+/// A row: low 16 bits of the address at which it begins, and the number of its rule.
+pub const fn row(low: u16, rule: u16) -> u32 {
+    (low as u32) << 16 | rule as u32
+}
+
+/// UNWIND_PAGES value: the rows of 64 KiB of code.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Index of its first row, counted in rows over all of UNWIND_ROWS.
+    pub first: u32,
+    /// How many rows, at least 1.
+    pub count: u32,
+}
+
+/// CODE value. A process's list is a [`code_kind::HEADER`] followed by its mappings, sorted by address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CodeEntry {
+    /// First address. Header: number of this list, never given twice.
+    pub start: u64,
+    /// First address behind it. Header: mapping generation that the list was made for.
+    pub end: u64,
+    /// What is taken from an address to get its position in the object's pages, which begin at 0.
+    pub bias: u64,
+    /// Index into UNWIND_PAGES of the object's first page.
+    pub first_page: u32,
+    /// How many pages the object has.
+    pub page_count: u32,
+    /// One of [`code_kind`].
+    pub kind: u32,
+    /// Header: how many mappings follow.
+    pub count: u32,
+}
+
+/// Kinds of [`CodeEntry`].
+pub mod code_kind {
+    /// The head of a list.
+    pub const HEADER: u32 = 1;
+    /// Has a table.
+    pub const TABLE: u32 = 2;
+    /// Has none and never will: code made at run time, objects without `.eh_frame`. Frame pointers are believed.
+    pub const FRAME_POINTER: u32 = 3;
+    /// Its table is being built.
+    pub const PENDING: u32 = 4;
+    /// There was no room for its table.
+    pub const NO_ROOM: u32 = 5;
+    /// Its unwind information could not be read.
+    pub const UNREADABLE: u32 = 6;
+}
+
+/// UNWIND_CACHE value: what a search found. Two CPUs may write one entry at a time, so half of it may be another's: the
+/// tag covers the address and the list, and mixed halves do not match.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheEntry {
+    /// The address looked up.
+    pub address: u64,
+    /// `hash of address and list << 16 | rule number`.
+    pub tag: u64,
+}
+
+/// Hash over an address and the number of the list it was looked up in. The low bits choose the entry, the high 48
+/// are the tag.
+#[inline(always)]
+pub const fn cache_hash(address: u64, list: u64) -> u64 {
+    let mixed = (address ^ list.rotate_left(40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93)
+}
+
+/// Index of the last of `count` sorted things from `first` on whose beginning is not behind the point looked for;
+/// `None` if there is no such thing. `begins_behind` says whether the thing at an index begins behind that point; it
+/// returns `None` where it cannot say, and the search fails. `STEPS` bounds the search: `count < 1 << STEPS`.
+#[inline(always)]
+pub fn last_not_behind<const STEPS: u32>(
+    first: u32,
+    count: u32,
+    begins_behind: impl Fn(u32) -> Option<bool>,
+) -> Option<u32> {
+    // Everything below `low` begins at or before the point, everything from `high` on behind it.
+    let (mut low, mut high) = (first, first.wrapping_add(count));
+    let mut step = 0;
+    while step < STEPS {
+        if low >= high {
+            break;
+        }
+        let middle = low + ((high - low) >> 1);
+        if begins_behind(middle)? {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+        step += 1;
+    }
+    if low == first { None } else { Some(low - 1) }
+}
+
+const _: () = {
+    assert!(size_of::<Page>() == 8);
+    assert!(size_of::<CodeEntry>() == 40);
+    assert!(size_of::<CacheEntry>() == 16);
+    assert!(size_of::<Rule>() == 8);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_search_agrees_with_counting() {
+        for count in 0..40u32 {
+            for point in 0..90u64 {
+                let begins = |index: u32| u64::from(index - 5) * 2 + 1;
+                let found = last_not_behind::<6>(5, count, |index| Some(begins(index) > point));
+                let expected = (5..5 + count).rev().find(|index| begins(*index) <= point);
+                assert_eq!(found, expected, "{count} things, point {point}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cache_tag_depends_on_both_address_and_list() {
+        let tag = |address, list| cache_hash(address, list) >> 16;
+        assert_ne!(tag(0x7f00_1234_5678, 1), tag(0x7f00_1234_5678, 2));
+        assert_ne!(tag(0x7f00_1234_5678, 1), tag(0x7f00_1234_5679, 1));
+    }
+}

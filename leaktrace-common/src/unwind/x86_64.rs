@@ -1,0 +1,184 @@
+//! One step of a walk on x86-64: from the registers in a function to those in its caller. Memory is read through a
+//! closure, so that the same code runs in the kernel and in plain tests.
+
+use super::{Cfa, Rule, Saved};
+use crate::walk::end;
+
+/// What a walk knows of the registers in one frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// Where the code stands: a return address, or the very instruction if `exact`.
+    pub pc: u64,
+    /// Stack pointer.
+    pub sp: u64,
+    /// Frame pointer.
+    pub bp: u64,
+    /// Base register (rbx), if `bx_at` is 0.
+    pub bx: u64,
+    /// Where in memory it lies, else 0. Few walks ever need it, so it is read only then.
+    pub bx_at: u64,
+    /// 1 if `pc` was interrupted by a signal and is no return address.
+    pub exact: u64,
+    /// Bits of [`lost`]: registers whose value is not known.
+    pub lost: u64,
+}
+
+/// Bits of [`Registers::lost`].
+pub mod lost {
+    /// The frame pointer.
+    pub const BP: u64 = 1;
+    /// The base register.
+    pub const BX: u64 = 2;
+}
+
+/// Reads a word of the target's memory.
+pub trait Reader {
+    /// The 8 bytes at `address`, or `None` if they cannot be read.
+    fn word(&mut self, address: u64) -> Option<u64>;
+}
+
+impl<F: FnMut(u64) -> Option<u64>> Reader for F {
+    #[inline(always)]
+    fn word(&mut self, address: u64) -> Option<u64> {
+        self(address)
+    }
+}
+
+/// Saved registers in the `ucontext` of a signal frame, from its beginning (`struct ucontext` and `struct sigcontext`
+/// of the kernel's x86 ABI).
+mod context {
+    pub const BP: u64 = 120;
+    pub const BX: u64 = 128;
+    pub const SP: u64 = 160;
+    pub const PC: u64 = 168;
+}
+
+/// First address that no process can map.
+const ADDRESS_LIMIT: u64 = 1 << 56;
+/// Lowest address that can be code.
+const LOWEST_CODE: u64 = 0x1000;
+
+/// Follows a rule to the caller.
+///
+/// # Errors
+/// The reason for the end of the walk, one of [`end`]: [`end::COMPLETE`] at the outermost frame.
+#[inline(always)]
+pub fn step<R: Reader>(rule: Rule, at: &mut Registers, memory: &mut R) -> Result<(), u8> {
+    let cfa = match rule.cfa() {
+        Cfa::SP => at.sp.wrapping_add(rule.cfa_offset() as u64),
+        Cfa::BP if at.lost & lost::BP == 0 => at.bp.wrapping_add(rule.cfa_offset() as u64),
+        Cfa::SIGNAL => return interrupted(at, memory),
+        Cfa::FRAME_POINTER => return frame_record(at, memory),
+        _ => rare_cfa(rule, at, memory)?,
+    };
+    if cfa & 7 != 0 || cfa <= at.sp {
+        return Err(end::NOT_ASCENDING);
+    }
+    let caller = memory.word(cfa.wrapping_sub(8)).ok_or(end::UNREADABLE)?;
+    save_bx(rule, at, cfa);
+    match rule.bp() {
+        Saved::AT_CFA => {
+            at.bp = memory.word(cfa.wrapping_add(rule.bp_offset() as u64)).ok_or(end::UNREADABLE)?;
+            at.lost &= !lost::BP;
+        }
+        Saved::AT_BP if at.lost & lost::BP == 0 => {
+            at.bp = memory.word(at.bp.wrapping_add(rule.bp_offset() as u64)).ok_or(end::UNREADABLE)?;
+        }
+        Saved::LOST => at.lost |= lost::BP,
+        _ => {}
+    }
+    at.sp = cfa;
+    at.exact = 0;
+    returned_to(caller, at)
+}
+
+/// The kinds of CFA that few functions have.
+#[inline(always)]
+fn rare_cfa<R: Reader>(rule: Rule, at: &Registers, memory: &mut R) -> Result<u64, u8> {
+    let offset = rule.cfa_offset() as u64;
+    match rule.cfa() {
+        Cfa::AT_BP if at.lost & lost::BP == 0 => {
+            memory.word(at.bp.wrapping_add(offset)).ok_or(end::UNREADABLE)
+        }
+        Cfa::AT_SP => memory.word(at.sp.wrapping_add(offset)).ok_or(end::UNREADABLE),
+        Cfa::AT_SP_PLUS_8 => {
+            memory.word(at.sp.wrapping_add(offset)).map(|word| word.wrapping_add(8)).ok_or(end::UNREADABLE)
+        }
+        Cfa::BX if at.lost & lost::BX == 0 => {
+            let base = if at.bx_at == 0 { at.bx } else { memory.word(at.bx_at).ok_or(end::UNREADABLE)? };
+            Ok(base.wrapping_add(offset))
+        }
+        Cfa::PLT => Ok(at.sp.wrapping_add(if at.pc & 15 >= offset { 16 } else { 8 })),
+        Cfa::END => Err(end::COMPLETE),
+        Cfa::NONE => Err(end::NO_RULE),
+        Cfa::BP | Cfa::AT_BP | Cfa::BX => Err(end::REGISTER_LOST),
+        _ => Err(end::UNSUPPORTED_RULE),
+    }
+}
+
+#[inline(always)]
+fn save_bx(rule: Rule, at: &mut Registers, cfa: u64) {
+    match rule.bx() {
+        Saved::AT_CFA => {
+            at.bx_at = cfa.wrapping_add(rule.bx_offset() as u64);
+            at.lost &= !lost::BX;
+        }
+        Saved::AT_BP => {
+            at.bx_at = at.bp.wrapping_add(rule.bx_offset() as u64);
+            at.lost = at.lost & !lost::BX | (at.lost & lost::BP) << 1;
+        }
+        Saved::LOST => at.lost |= lost::BX,
+        _ => {}
+    }
+}
+
+/// From a signal handler's return to what the signal interrupted. The handler may have run on a stack of its own, so the
+/// stack pointer can go anywhere.
+#[inline(always)]
+fn interrupted<R: Reader>(at: &mut Registers, memory: &mut R) -> Result<(), u8> {
+    let context = at.sp;
+    let pc = memory.word(context.wrapping_add(context::PC)).ok_or(end::UNREADABLE)?;
+    at.sp = memory.word(context.wrapping_add(context::SP)).ok_or(end::UNREADABLE)?;
+    at.bp = memory.word(context.wrapping_add(context::BP)).ok_or(end::UNREADABLE)?;
+    at.bx_at = context.wrapping_add(context::BX);
+    at.lost = 0;
+    at.exact = 1;
+    returned_to(pc, at)
+}
+
+/// `[bp]` is the caller's frame pointer, `[bp + 8]` the return address.
+#[inline(always)]
+fn frame_record<R: Reader>(at: &mut Registers, memory: &mut R) -> Result<(), u8> {
+    if at.lost & lost::BP != 0 {
+        return Err(end::REGISTER_LOST);
+    }
+    let frame = at.bp;
+    if frame == 0 {
+        // The outermost frame: the ABI asks for a zero frame pointer at process and thread start.
+        return Err(end::COMPLETE);
+    }
+    if frame & 7 != 0 {
+        return Err(end::MISALIGNED);
+    }
+    if frame < at.sp {
+        return Err(end::NO_FRAME_POINTER);
+    }
+    at.bp = memory.word(frame).ok_or(end::UNREADABLE)?;
+    let caller = memory.word(frame.wrapping_add(8)).ok_or(end::UNREADABLE)?;
+    at.sp = frame.wrapping_add(16);
+    at.exact = 0;
+    at.lost |= lost::BX;
+    returned_to(caller, at)
+}
+
+#[inline(always)]
+fn returned_to(pc: u64, at: &mut Registers) -> Result<(), u8> {
+    if pc == 0 {
+        return Err(end::COMPLETE);
+    }
+    if !(LOWEST_CODE..ADDRESS_LIMIT).contains(&pc) {
+        return Err(end::BAD_RETURN_ADDRESS);
+    }
+    at.pc = pc;
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Unwind tables: from an object's `.eh_frame` to rows that the kernel side can search.
+//!
+//! The files read as the pipeline: `sections` takes what is needed out of a file nobody vouches for, `compile` turns
+//! call frame information into a [`Table`], `cache` keeps tables on disk, `workshop` does all this on threads of its
+//! own, `store` gives tables their place in the kernel side's memory. Everything but `sections`, `cache` and
+//! `workshop` is pure: bytes and values in, values out.
+
+mod table;
+
+pub use table::{Statistics, Table};
