@@ -5,6 +5,14 @@
 //! own, `store` gives tables their place in the kernel side's memory. Everything but `sections`, `cache` and
 //! `workshop` is pure: bytes and values in, values out.
 
+pub mod compile;
+mod entries;
+mod functions;
+mod rows;
+pub mod sections;
 mod table;
+pub mod x86_64;
 
+pub use compile::{Limits, Refusal, compile, compile_observed};
+pub use sections::{Sections, SectionsError};
 pub use table::{Statistics, Table};
