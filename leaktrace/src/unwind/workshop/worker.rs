@@ -95,12 +95,7 @@ impl<C: Craft> Worker<C> {
         }
     }
 
-    fn make(
-        &self,
-        material: Material<C::Sections>,
-        name: &Path,
-        begun: Instant,
-    ) -> Result<Ready, Failure> {
+    fn make(&self, material: Material<C::Sections>, name: &Path, begun: Instant) -> Result<Ready, Failure> {
         let Material { key, build_id, sections } = material;
         let loaded = self.cache.as_ref().and_then(|cache| cache.load(key, build_id.as_ref()));
         let (table, origin) = match loaded {
