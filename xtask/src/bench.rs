@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 
 use crate::setup::Purpose;
 use crate::statistics::{median, number, with_range};
 use crate::tracer::{self, RunCounting, Tracer};
 use crate::workload::Workload;
-use crate::{build, command, setup, workspace};
+use crate::{build, command, setup, tables, workspace};
 
 /// Threads and block size of each case.
 const CASES: &[(usize, usize)] = &[(1, 64), (1, 1024), (4, 64)];
@@ -26,14 +27,37 @@ const LIVE_BLOCKS: &[u64] = &[10_000, 1_000_000, 10_000_000];
 /// Reports that are averaged over, one a second.
 const REPORTS: u32 = 10;
 
-/// Measures and prints everything.
-pub fn run(rounds: usize, skip_live_blocks: bool) -> Result<()> {
+/// What is measured, as far as it can be asked for alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// What a malloc and free pair costs.
+    Pairs,
+    /// What reports cost with up to ten million live blocks.
+    Reports,
+    /// What unwind tables cost to make.
+    Tables,
+}
+
+/// Measures and prints everything, or one part.
+pub fn run(rounds: usize, skip_live_blocks: bool, only: Option<Part>) -> Result<()> {
+    let rounds = rounds.max(1);
+    let wanted = |part| only.is_none_or(|only| only == part);
+    if wanted(Part::Tables) {
+        setup::run(Purpose::Build)?;
+        println!("\nmachine: {}", tracer::machine());
+        tables::run(rounds)?;
+    }
+    if only == Some(Part::Tables) {
+        return Ok(());
+    }
     command::require_root("bench")?;
     setup::run(Purpose::Bench)?;
     let bench = Bench { binary: build::leaktrace(true)?, directory: workspace::cache("bench")? };
     println!("\nmachine: {}", tracer::machine());
-    bench.pairs(rounds.max(1))?;
-    if !skip_live_blocks {
+    if wanted(Part::Pairs) {
+        bench.pairs(rounds)?;
+    }
+    if wanted(Part::Reports) && !skip_live_blocks {
         bench.reports()?;
     }
     Ok(())

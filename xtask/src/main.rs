@@ -20,6 +20,7 @@ mod program;
 mod setup;
 mod soak;
 mod statistics;
+mod tables;
 mod test;
 mod toolchain;
 mod tracer;
@@ -73,6 +74,9 @@ enum Task {
         /// Leave out the part with up to ten million live blocks.
         #[arg(long)]
         skip_live_blocks: bool,
+        /// Only this part.
+        #[arg(long, value_enum)]
+        only: Option<bench::Part>,
     },
     /// Trace for a long time and check that leaktrace itself does not grow.
     Soak {
@@ -99,7 +103,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(),
         Task::Test { quick, filter } => test::run(quick, filter.as_deref()),
         Task::Demo => demo::run(),
-        Task::Bench { rounds, skip_live_blocks } => bench::run(rounds, skip_live_blocks),
+        Task::Bench { rounds, skip_live_blocks, only } => bench::run(rounds, skip_live_blocks, only),
         Task::Soak { duration } => soak::run(duration),
         Task::Matrix { kernel, smoke } => matrix::run(kernel, smoke),
     };

@@ -1,6 +1,6 @@
 //! The store against what walks would read: its memory is kept and looked up in the way the kernel side does.
 
-use leaktrace_common::unwind::{Cfa, PAGE_SHIFT, last_not_behind};
+use leaktrace_common::unwind::{Cfa, MAX_RULES, PAGE_SHIFT, last_not_behind};
 use proptest::prelude::*;
 
 use super::*;
@@ -201,7 +201,7 @@ fn nothing_is_evicted_for_a_table_that_would_not_fit_anyway() {
 fn rules_beyond_the_last_number_are_unsupported_and_counted() {
     let mut arrays = Arrays::new(64, 4);
     let mut store = Store::new(64, 4, &mut arrays);
-    let all = (0..MAX_RULES as i64 + 10).filter_map(|n| Rule::cfa_at(Cfa::BP, n * 8));
+    let all = (0..(1 << 16) + 10).filter_map(|n| Rule::cfa_at(Cfa::BP, n * 8));
     let rules: Vec<_> = std::iter::once(Rule::NONE).chain(all).collect();
     let halves = [&rules[..40_000], &rules[40_000..]];
     for (number, half) in (1..).zip(halves) {
