@@ -112,7 +112,7 @@ fn print(results: &[Value], rounds: usize) -> Result<()> {
     }
     let [rows, bytes, built, disk] = totals;
     println!(
-        "together: {} rows, {} bytes; built in {built:.2} s, from disk in {disk:.2} s",
+        "together: {} rows, {} bytes; built in {built:.3} s, from disk in {disk:.3} s",
         number(rows),
         number(bytes)
     );
