@@ -9,6 +9,7 @@ use leaktrace_common::{
     counter,
     event::{Event, kind},
     record::{Target, gate, target_flag},
+    rule,
 };
 
 use crate::{
@@ -101,7 +102,10 @@ pub fn link_map<C: EbpfContext>(ctx: &C) -> Option<()> {
         match bpf_probe_read_user((call.target.r_debug + R_STATE_OFFSET) as *const u32).unwrap_or(0) {
             RT_DELETE => (*target).flags |= target_flag::OBJECTS_GONE,
             // Addresses of objects that have gone may mean something else from here on.
-            RT_ADD if (*target).flags & target_flag::OBJECTS_GONE != 0 => {
+            RT_ADD
+                if (*target).flags & target_flag::OBJECTS_GONE != 0
+                    && config::rule(rule::MAPPING_GENERATION) =>
+            {
                 (*target).flags &= !target_flag::OBJECTS_GONE;
                 (*target).generation += 1;
             }

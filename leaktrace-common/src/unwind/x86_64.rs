@@ -5,6 +5,7 @@ use super::{Cfa, Rule, Saved};
 use crate::walk::end;
 
 /// What a walk knows of the registers in one frame.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Registers {
     /// Where the code stands: a return address, or the very instruction if `exact`.

@@ -191,6 +191,8 @@ pub(super) fn target(image: &Image, gate: u32) -> Target {
         r_debug: image.r_debug,
         allocator_start: image.allocator_text.0,
         allocator_end: image.allocator_text.1,
+        code_slot: image.code_slot,
+        pad: 0,
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::{check_target, epoch_keeper::EpochKeeper, recycle::Recycler};
 use crate::{
     cli::{Failure, meant::TracePlan},
-    kernel::{Attachment, Kernel, LinkMode, LoadOptions, Logger, Rings, Sweeper},
+    kernel::{Attachment, CodeCapacity, Kernel, LinkMode, LoadOptions, Logger, Rings, Sweeper},
     ledger::Ledger,
     probe::cost::CostTable,
     report::model::Report,
@@ -85,6 +85,7 @@ impl Tracer {
             rules_off: plan.rules_off,
             log: plan.verbose,
             count_hits: false,
+            code: CodeCapacity::default(),
             link_mode: plan.link_mode,
         };
         let (mut kernel, rings, sweeper) = Kernel::load(&options)?;

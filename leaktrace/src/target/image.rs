@@ -37,6 +37,8 @@ pub struct Image {
     pub r_debug: u64,
     /// Start and end of the code of the object whose `free` is hooked first; 0 if unknown.
     pub allocator_text: (u64, u64),
+    /// Where the kernel side finds its code mappings; 0 if it has none.
+    pub code_slot: u32,
     /// More than one allocator is hooked.
     pub layered: bool,
     /// Resident bytes when its gate opened.
@@ -73,6 +75,7 @@ impl Image {
             probed: HashSet::new(),
             r_debug: 0,
             allocator_text: (0, 0),
+            code_slot: 0,
             layered: false,
             rss_at_attach: None,
             rss: None,
