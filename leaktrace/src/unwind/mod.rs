@@ -5,6 +5,12 @@
 //! own, `store` gives tables their place in the kernel side's memory. Everything but `sections`, `cache` and
 //! `workshop` is pure: bytes and values in, values out.
 
+mod pool;
+mod store;
 mod table;
 
+pub use store::{
+    FRAME_POINTER_RULE, Full, MAX_TABLES, Memory, Place, Retired, Store, StoreStatistics, TableId, TableKey,
+    UNSUPPORTED_RULE,
+};
 pub use table::{Statistics, Table};
