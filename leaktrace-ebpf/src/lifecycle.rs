@@ -40,6 +40,10 @@ pub fn exec(ctx: &RawTracePointContext) -> Option<()> {
     // SAFETY: a map value; the process has one thread left, and it runs this program.
     unsafe {
         if (*target).gate == gate::OPEN_AFTER_EXEC {
+            if (*target).flags & target_flag::STOP_AFTER_EXEC != 0 {
+                // A command that we started, linked statically: the daemon looks at its mappings and lets it go on.
+                bpf_send_signal(SIGSTOP);
+            }
             (*target).gate = gate::OPEN;
             return Some(());
         }

@@ -212,9 +212,11 @@ impl FrameStore {
         self.objects.get(object)?.path.as_deref()
     }
 
-    /// The object's own address of a position in its file.
-    pub fn virtual_offset(&self, object: ObjectId, offset: FileOffset) -> Option<VirtualOffset> {
-        self.objects.get(object)?.outline.as_ref().ok()?.virtual_offset(offset)
+    /// What an address in a mapping has to be reduced by to become one of the object's own. `None` if the object's
+    /// headers say nothing of code there.
+    pub fn load_bias(&self, object: ObjectId, mapping: &Mapping) -> Option<u64> {
+        let outline = self.objects.get(object)?.outline.as_ref().ok()?;
+        outline.load_bias(mapping.start, mapping.offset, mapping.len())
     }
 
     /// Forgets which mappings a process image had. Its frames can still be resolved.
