@@ -101,7 +101,7 @@ pub struct TraceArguments {
     #[arg(long, value_name = "N", default_value_t = 8 << 20)]
     pub max_unwind_rows: u32,
     /// Where unwind tables are kept from one run to the next; "none": nowhere.
-    #[arg(long, value_name = "DIR", default_value = crate::unwind::DEFAULT_CACHE)]
+    #[arg(long, value_name = "DIR", default_value = crate::unwind::Cache::DEFAULT_DIRECTORY)]
     pub unwind_cache: PathBuf,
     /// Never write to a target, whatever that costs in coverage.
     #[arg(long)]

@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use leaktrace_common::{counter, hook::domain, record::SiteKey, walk::end};
 
+use super::code::CodeStatistics;
 use super::tracer::{MMAP_DOMAIN, Stack, Tracer};
 use crate::{
     ledger::{Ages, MappingLabel, SiteState},

@@ -167,7 +167,7 @@ impl Tracer {
 
 /// The disk cache of unwind tables. Tracing does without if it cannot be had.
 fn open_cache(directory: &Path) -> Option<Cache> {
-    match Cache::open(directory) {
+    match Cache::open(directory, Cache::DEFAULT_BYTES) {
         Ok(cache) => Some(cache),
         Err(error) => {
             tracing::warn!("{error}; unwind tables are made anew");

@@ -8,10 +8,12 @@
 mod cache;
 mod pool;
 mod store;
+pub mod survey;
 mod table;
 mod workshop;
 
 pub use cache::{Cache, CacheError, CacheStatistics, Flaw};
+pub use pool::{Pool, Span};
 pub use store::{
     FRAME_POINTER_RULE, Full, MAX_TABLES, Memory, Place, Retired, Store, StoreStatistics, TableId, TableKey,
     UNSUPPORTED_RULE,

@@ -15,7 +15,7 @@ pub const MAX_FILE_BYTES: u64 = 256 << 20;
 const MAGIC: [u8; 8] = *b"\x7fUNWIND\n";
 
 /// `e_machine` of the architecture that rules are for.
-const MACHINE: u32 = object::elf::EM_X86_64 as u32;
+const MACHINE: u32 = object::elf::EM_X86_64.0 as u32;
 
 const HEADER_BYTES: usize = 8 + 4 + 4 + 16 + 8 + 3 * 4 + 5 * 8;
 const CHECKSUM_BYTES: usize = 4;
