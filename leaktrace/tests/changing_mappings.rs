@@ -1,0 +1,96 @@
+//! Promise: a stack is never resolved against the wrong mapping, however code comes and goes. Two libraries with other
+//! names and other frames take turns at the same addresses; whatever a block is booked on must be the function that
+//! allocated it. What cannot be told is counted, and rare.
+
+mod harness;
+
+use harness::{Chains, Expectation, Outcomes, Process, Target, Tracer, chains::Found, program};
+
+/// Blocks of a hundred that may belong to stacks that end early or have no name.
+const MOST_PARTIAL: i64 = 5;
+
+fn host() -> Outcomes<Target> {
+    let mut host = Target::prepare("changing_mappings")?;
+    for library in ["changing_library-a.so", "changing_library-b.so", "changing_library-c.so"] {
+        host = host.arg(program::path(library)?);
+    }
+    host.start()
+}
+
+/// Everything that is reported is right, and almost everything is.
+fn check(expectation: &Expectation, process: &Process) -> Outcomes<Found> {
+    let found = Chains::of(expectation)?.compare(process)?;
+    println!("exact: {}", found.describe());
+    let all = found.whole_blocks + found.partial_blocks();
+    if found.partial_blocks() * 100 > all * MOST_PARTIAL {
+        return Err(format!("more than {MOST_PARTIAL} % only in part: {}", found.describe()));
+    }
+    Ok(found)
+}
+
+/// Traces the host while it carries out a command several times.
+fn traced(command: &str, times: usize, options: &[&str]) -> Outcomes<Found> {
+    let mut target = host()?;
+    let mut tracer = Tracer::of(target.pid()).args(options).start()?;
+    tracer.await_tracing()?;
+    let mut expectation = Expectation::default();
+    for _ in 0..times {
+        expectation = target.ask(command)?;
+    }
+    let overlapping = expectation.number("overlapping")?;
+    let outcome = tracer.interrupt_and_finish()?;
+    println!("{overlapping} loads at an address of the other library");
+    if command != "copies" && overlapping < 100 {
+        return Err(format!("only {overlapping} loads at an address of the other library: too few to prove anything"));
+    }
+    check(&expectation, outcome.final_report()?.only_process()?)
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_libraries_that_take_turns_at_the_same_address() -> Outcomes<()> {
+    traced("exchange", 2, &[]).map(|_| ())
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_libraries_are_exchanged_while_threads_allocate() -> Outcomes<()> {
+    traced("threads", 2, &[]).map(|_| ())
+}
+
+/// The twin: without generations the rules and the names of one library are used for the other.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_rule_mapping_generation_fails_when_switched_off() {
+    let outcome = traced("exchange", 2, &["--switch-off", "mapping-generation"]);
+    let difference = outcome.expect_err("stacks are right although generations are switched off");
+    assert!(difference.contains("wrong:") || difference.contains("only in part"), "{difference}");
+}
+
+/// Code that a program maps by itself, without the dynamic linker, other code at the same place afterwards.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_code_mapped_by_hand() -> Outcomes<()> {
+    traced("copies", 1, &[]).map(|_| ())
+}
+
+/// After exec everything is elsewhere, and the old image's stacks stay what they were.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_stacks_before_and_after_exec() -> Outcomes<()> {
+    let mut target = host()?;
+    let mut tracer = Tracer::of(target.pid()).start()?;
+    tracer.await_tracing()?;
+    let before = target.ask("exchange")?;
+    target.say("exec")?;
+    target.await_ready()?;
+    tracer.await_tracing()?;
+    let after = target.ask("exchange")?;
+    let outcome = tracer.interrupt_and_finish()?;
+    let new = outcome.final_report()?.processes.iter().find(|process| process.ended.is_none());
+    check(&after, new.ok_or("the new image is not in the final report")?)?;
+    let reports = outcome.reports.as_ref().map_err(Clone::clone)?;
+    let old = reports.iter().flat_map(|report| &report.processes).rfind(|process| process.ended.is_some());
+    check(&before, old.ok_or("the image that ended is in no report")?)?;
+    Ok(())
+}
