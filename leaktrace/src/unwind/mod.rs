@@ -5,6 +5,21 @@
 //! own, `store` gives tables their place in the kernel side's memory. Everything but `sections`, `cache` and
 //! `workshop` is pure: bytes and values in, values out.
 
+mod cache;
+mod pool;
+mod store;
+pub mod survey;
 mod table;
+mod workshop;
 
+pub use cache::{Cache, CacheError, CacheStatistics, Flaw};
+pub use pool::{Pool, Span};
+pub use store::{
+    FRAME_POINTER_RULE, Full, MAX_TABLES, Memory, Place, Retired, Store, StoreStatistics, TableId, TableKey,
+    UNSUPPORTED_RULE,
+};
 pub use table::{Statistics, Table};
+pub use workshop::{
+    Failure, Finished, MAX_ORDERS, Order, Origin, Outcome, Ready, Source, Workshop, WorkshopError,
+    WorkshopStatistics,
+};
