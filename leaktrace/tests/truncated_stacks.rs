@@ -51,7 +51,8 @@ fn root_every_reason_is_named() -> Outcomes<()> {
     let expectation = target.ask("go")?;
     let outcome = tracer.interrupt_and_finish()?;
     let process = outcome.final_report()?.only_process()?;
-    let reasons = REASONS.map(|(bytes, reason)| (bytes, reason_of(process, bytes), Ok(text(reason).to_owned())));
+    let reasons =
+        REASONS.map(|(bytes, reason)| (bytes, reason_of(process, bytes), Ok(text(reason).to_owned())));
     let differences: Vec<_> = reasons.iter().filter(|(_, found, expected)| found != expected).collect();
     assert!(differences.is_empty(), "(bytes, found, expected): {differences:#?}");
     assert_eq!(reason_of(process, MADE_WITH_FRAME_POINTER)?, "", "made code with a frame pointer");

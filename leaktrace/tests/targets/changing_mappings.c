@@ -1,8 +1,10 @@
 // build: -O2 -g -fomit-frame-pointer -fno-builtin -pthread -ldl
-/* Code that comes and goes while it allocates. Arguments: changing_library-a.so, -b.so, -c.so.
+/* Code that comes and goes while it allocates. Arguments: changing_library-a.so, -b.so, -c.so, milliseconds.
  * Commands:
- *   exchange   a few hundred times: load a or b, allocate through it, unload it; a and b get the same addresses
- *   threads    the same, while threads allocate through c
+ *   exchange   many times: load a or b, wait so many milliseconds, allocate through it, unload it; a and b get the same
+ *              addresses
+ *   hasty      the same without waiting
+ *   threads    the same as exchange, while threads allocate through c
  *   copies     map the code of a, then of b at the same place, by mmap alone, and allocate through it
  *   exec       replace the image by the same program, which says `ready` again
  * The blocks stay, the code does not. `overlapping` counts loads at an address where the other library has been. */
@@ -12,8 +14,9 @@
 #include <link.h>
 
 #define FUNCTIONS 10
-#define CYCLES 300
+#define CYCLES 150
 #define THREADS 3
+#define PER_CYCLE 4
 
 typedef void *(*outer)(void *(*)(size_t), size_t);
 
@@ -63,7 +66,12 @@ static void note_place(int side, const outer *functions) {
     last_end[side] = end;
 }
 
-static NOINLINE void exchange(void) {
+static void wait_for(long milliseconds) {
+    struct timespec nap = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+    syscall(SYS_nanosleep, &nap, NULL);
+}
+
+static NOINLINE void exchange(long milliseconds) {
     uint64_t random = 7;
     ENTER;
     for (int cycle = 0; cycle < CYCLES; cycle++) {
@@ -71,7 +79,8 @@ static NOINLINE void exchange(void) {
         const outer *functions;
         void *library = load(side, &functions);
         note_place(side, functions);
-        for (int i = 0; i < 4; i++)
+        wait_for(milliseconds);
+        for (int i = 0; i < PER_CYCLE; i++)
             allocate_through(functions, side, (int)(next_random(&random) % FUNCTIONS));
         dlclose(library);
     }
@@ -90,7 +99,7 @@ static NOINLINE void *allocate_meanwhile(void *functions) {
     return NULL;
 }
 
-static NOINLINE void exchange_beside_threads(void) {
+static NOINLINE void exchange_beside_threads(long milliseconds) {
     pthread_t threads[THREADS];
     const outer *functions;
     ENTER;
@@ -98,7 +107,7 @@ static NOINLINE void exchange_beside_threads(void) {
     stop = 0;
     for (int i = 0; i < THREADS; i++)
         if (pthread_create(&threads[i], NULL, allocate_meanwhile, (void *)functions)) _exit(126);
-    exchange();
+    exchange(milliseconds);
     stop = 1;
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     LEAVE;
@@ -128,7 +137,7 @@ static int find_code(struct dl_phdr_info *info, size_t size, void *argument) {
 }
 
 /* Maps the code alone, at `place` if there is one, and allocates through every function. */
-static NOINLINE void *map_copy(int side, void *place) {
+static NOINLINE void *map_copy(int side, void *place, long milliseconds) {
     struct code code = {.path = paths[side]};
     const outer *loaded;
     outer copied[FUNCTIONS];
@@ -142,6 +151,7 @@ static NOINLINE void *map_copy(int side, void *place) {
     close(file);
     for (int i = 0; i < FUNCTIONS; i++) copied[i] = (outer)(at + ((uintptr_t)loaded[i] - code.base - code.start));
     dlclose(library);
+    wait_for(milliseconds);
     for (int i = 0; i < FUNCTIONS; i++) allocate_through(copied, side, i);
     LEAVE;
     return at;
@@ -153,18 +163,20 @@ static void replace_image(char **argv) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 4) return 2;
+    if (argc < 5) return 2;
+    long milliseconds = argument(argc, argv, 4, 0);
     paths = argv + 1;
     make_names();
     ENTER;
     say("ready");
     for (;;) {
         const char *command = await_command();
-        if (is(command, "exchange")) exchange();
-        if (is(command, "threads")) exchange_beside_threads();
+        if (is(command, "exchange")) exchange(milliseconds);
+        if (is(command, "hasty")) exchange(0);
+        if (is(command, "threads")) exchange_beside_threads(milliseconds);
         if (is(command, "copies")) {
-            void *place = map_copy(0, NULL);
-            for (int i = 0; i < 20; i++) map_copy(!(i & 1), place);
+            void *place = map_copy(0, NULL, milliseconds);
+            for (int i = 0; i < 20; i++) map_copy(!(i & 1), place, milliseconds);
         }
         if (is(command, "exec")) replace_image(argv);
         say_number("overlapping", overlapping);
