@@ -1,6 +1,10 @@
 //! Keys and values of the maps. Who fills and who empties each map is said in `leaktrace-ebpf/src/maps.rs`.
 
-use crate::{epoch::CELLS, event::StackHeader, walk::{MAX_FRAMES, Walk}};
+use crate::{
+    epoch::CELLS,
+    event::StackHeader,
+    walk::{MAX_FRAMES, Walk},
+};
 
 /// TARGETS value, keyed by tgid.
 #[repr(C)]

@@ -163,11 +163,7 @@ impl Bisection {
 
 /// The whole search. `begins_behind` says whether the thing at an index begins behind the point; it returns `None`
 /// where it cannot say, and the search fails.
-pub fn last_not_behind(
-    first: u32,
-    count: u32,
-    begins_behind: impl Fn(u32) -> Option<bool>,
-) -> Option<u32> {
+pub fn last_not_behind(first: u32, count: u32, begins_behind: impl Fn(u32) -> Option<bool>) -> Option<u32> {
     let mut search = Bisection::new(first, count);
     while let Some(middle) = search.middle() {
         search.narrow(middle, begins_behind(middle)?);

@@ -128,7 +128,11 @@ fn print_tables(objects: &[Surveyed], out: &mut impl Write) -> io::Result<()> {
         bytes / 1024,
         took.as_secs_f64() * 1e3
     )?;
-    writeln!(out, "  {:>10}  {:>8}  {:>6}  {:>11}  {:>8}  object", "rows", "KiB", "rules", "unsupported", "ms")?;
+    writeln!(
+        out,
+        "  {:>10}  {:>8}  {:>6}  {:>11}  {:>8}  object",
+        "rows", "KiB", "rules", "unsupported", "ms"
+    )?;
     for object in objects {
         let name = object.name.display();
         match &object.outcome {

@@ -16,8 +16,8 @@ use crate::{
     symbolize::{FrameStore, ObjectId},
     target::image::Image,
     unwind::{
-        Cache, Finished, Memory, Order, Outcome, Pool, Retired, Source, Span, Store, StoreStatistics, TableId,
-        Workshop, WorkshopStatistics,
+        Cache, Finished, Memory, Order, Outcome, Pool, Retired, Source, Span, Store, StoreStatistics,
+        TableId, Workshop, WorkshopStatistics,
     },
 };
 
@@ -198,8 +198,7 @@ impl CodeKeeper {
         entries[0] = header;
         memory.write_entries(list.first(), &entries);
         memory.set_head(image.code_slot, list.first());
-        let published =
-            Published { slot: image.code_slot, list, header, tables, pending, asked: None };
+        let published = Published { slot: image.code_slot, list, header, tables, pending, asked: None };
         if let Some(old) = self.published.insert(image.serial, published) {
             self.leaving.lists.push(old.list);
             old.tables.into_iter().for_each(|table| self.store.release(table));
@@ -310,7 +309,8 @@ impl CodeKeeper {
         tables: &mut Vec<TableId>,
         pending: &mut HashSet<Object>,
     ) -> CodeEntry {
-        let plain = |kind| CodeEntry { start: mapping.start.0, end: mapping.end.0, kind, ..CodeEntry::default() };
+        let plain =
+            |kind| CodeEntry { start: mapping.start.0, end: mapping.end.0, kind, ..CodeEntry::default() };
         let object = match mapping.label.as_deref() {
             _ if mapping.is_file() => match frames.object(image.pid, image.serial, mapping) {
                 Some(object) => Object::File(object),

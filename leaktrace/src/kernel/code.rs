@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use leaktrace_common::unwind::{CodeEntry, LINE_ROWS, MAX_RULES, Page, Rule, RowLine};
+use leaktrace_common::unwind::{CodeEntry, LINE_ROWS, MAX_RULES, Page, RowLine, Rule};
 use memmap2::MmapRaw;
 
 use super::{KernelError, shared::map_fd};

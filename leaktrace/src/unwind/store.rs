@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use leaktrace_common::unwind::{LINE_ROWS, MAX_RULES, Page, Rule, row};
+use leaktrace_common::unwind::{LINE_ROWS, Page, Rule, row};
 
 use super::Table;
 use super::pool::{Pool, Span};

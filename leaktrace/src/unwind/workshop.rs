@@ -5,6 +5,7 @@
 //! Orders for the same contents that meet here are worked on once.
 
 mod bench;
+mod craft;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use super::cache::{Cache, CacheStatistics};
 use super::{Table, TableKey};
 use crate::object::note::BuildId;
 use bench::Bench;
+use craft::Unwinding;
 use worker::Craft;
 
 /// Most orders that have been submitted and not taken back finished. Each may keep a file open.
@@ -62,7 +64,7 @@ pub enum Outcome {
     /// [`Workshop::note_placed`] has told of a table made of the same: nothing was made. If it has been evicted since,
     /// order again.
     Placed(TableKey),
-    /// The object has no call frame information: expected of some, and no failure.
+    /// The object says nothing about its frames: expected of some, and no failure. Frame pointers are all there is.
     NoFrames,
     /// See there.
     Failed(Failure),
@@ -138,6 +140,14 @@ pub struct Workshop {
 }
 
 impl Workshop {
+    /// Starts the threads, at least one.
+    ///
+    /// # Errors
+    /// When the system refuses the first thread. It may refuse later ones.
+    pub fn new(threads: usize, cache: Option<Cache>) -> Result<Self, WorkshopError> {
+        Self::with_craft(threads, cache, Unwinding::default())
+    }
+
     /// As many threads as there are processors, up to 4.
     pub fn default_threads() -> usize {
         std::thread::available_parallelism().map_or(1, usize::from).min(MAX_DEFAULT_THREADS)

@@ -2,6 +2,7 @@
 //! real ones.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
@@ -43,13 +44,13 @@ impl Craft for Scripted {
         }
     }
 
-    fn compile(&self, sections: &u8) -> Table {
+    fn compile(&self, sections: &u8, _name: &Path) -> Result<Table, Failure> {
         if *sections < script::TABLE {
             self.began.send(*sections).expect("the test listens");
             self.go_on.lock().unwrap_or_else(PoisonError::into_inner).recv().expect("the test tells");
         }
         assert_ne!(*sections, script::PANIC_COMPILING, "as told");
-        table(*sections)
+        Ok(table(*sections))
     }
 }
 

@@ -21,11 +21,11 @@ pub(super) trait Craft: Send + Sync + 'static {
     /// What a table is made of.
     type Sections;
 
-    /// Reads what a table is made of; `Ok(None)` if the object has no call frame information.
+    /// Reads what a table is made of; `Ok(None)` if the object says nothing about its frames.
     fn read(&self, order: &Order) -> Result<Option<Material<Self::Sections>>, Failure>;
 
-    /// Makes the table.
-    fn compile(&self, sections: &Self::Sections) -> Table;
+    /// Makes the table. `name` is for messages.
+    fn compile(&self, sections: &Self::Sections, name: &Path) -> Result<Table, Failure>;
 }
 
 /// What a table is made of, with its identity.
@@ -90,19 +90,19 @@ impl<C: Craft> Worker<C> {
             Claim::Placed => Some(Outcome::Placed(material.key)),
             Claim::Yours => {
                 *claimed = Some(material.key);
-                Some(Outcome::Ready(self.make(material, begun)))
+                Some(self.make(material, &order.name, begun).map_or_else(Outcome::Failed, Outcome::Ready))
             }
         }
     }
 
-    fn make(&self, material: Material<C::Sections>, begun: Instant) -> Ready {
+    fn make(&self, material: Material<C::Sections>, name: &Path, begun: Instant) -> Result<Ready, Failure> {
         let Material { key, build_id, sections } = material;
         let loaded = self.cache.as_ref().and_then(|cache| cache.load(key, build_id.as_ref()));
         let (table, origin) = match loaded {
             Some(table) => (table, Origin::Disk),
-            None => (self.craft.compile(&sections), Origin::Built),
+            None => (self.craft.compile(&sections, name)?, Origin::Built),
         };
-        Ready { table: Arc::new(table), key, build_id, took: begun.elapsed(), origin }
+        Ok(Ready { table: Arc::new(table), key, build_id, took: begun.elapsed(), origin })
     }
 }
 
