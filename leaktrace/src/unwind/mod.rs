@@ -13,12 +13,14 @@ mod pool;
 mod rows;
 pub mod sections;
 mod store;
+pub mod survey;
 mod table;
 mod workshop;
 pub mod x86_64;
 
 pub use cache::{Cache, CacheError, CacheStatistics, Flaw};
 pub use compile::{Limits, Refusal, compile, compile_observed};
+pub use pool::{Pool, Span};
 pub use sections::{Sections, SectionsError};
 pub use store::{
     FRAME_POINTER_RULE, Full, MAX_TABLES, Memory, Place, Retired, Store, StoreStatistics, TableId, TableKey,

@@ -31,7 +31,7 @@ impl Arrays {
         assert!(page < place.page_count);
         let page = self.pages[(place.first_page + page) as usize];
         let begins_behind = |index: u32| Some(self.rows[index as usize] >> 16 > inside as u32 & 0xffff);
-        let found = last_not_behind::<17>(page.first, page.count, begins_behind).expect("a row");
+        let found = last_not_behind(page.first, page.count, begins_behind).expect("a row");
         self.rules[self.rows[found as usize] as usize & 0xffff]
     }
 }
