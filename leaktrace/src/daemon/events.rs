@@ -8,7 +8,10 @@ use leaktrace_common::{
     rule,
 };
 
-use super::tracer::{Replaced, Stack, Tracer};
+use super::{
+    stopped,
+    tracer::{Replaced, Stack, Tracer},
+};
 use crate::{
     cli::Failure,
     kernel::{Attachment, StackRecord},
@@ -38,6 +41,10 @@ impl Tracer {
     }
 
     pub(super) fn stack_seen(&mut self, record: &StackRecord) {
+        if let Some(line) = stopped::line(record) {
+            eprintln!("{line}");
+            return;
+        }
         let header = &record.header;
         let Some(image) = self.images.get_mut(&header.serial) else {
             self.stacks_unknown += 1;

@@ -8,6 +8,7 @@ mod events;
 mod measure;
 mod recycle;
 mod stdout;
+mod stopped;
 mod tracer;
 mod upkeep;
 

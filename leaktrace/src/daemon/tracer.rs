@@ -85,6 +85,7 @@ impl Tracer {
             rules_off: plan.rules_off,
             log: plan.verbose,
             count_hits: false,
+            stop_one_in: plan.stop_one_in,
             link_mode: plan.link_mode,
         };
         let (mut kernel, rings, sweeper) = Kernel::load(&options)?;
