@@ -86,6 +86,11 @@ impl Target {
         Ok(TargetBuilder { command: Command::new(program::path(name)?) })
     }
 
+    /// Prepares any program.
+    pub fn prepare_any(program: impl Into<OsString>) -> TargetBuilder {
+        TargetBuilder { command: Command::new(program.into()) }
+    }
+
     /// Starts a program that takes no arguments.
     pub fn start(name: &str) -> Outcomes<Self> {
         Self::prepare(name)?.start()
