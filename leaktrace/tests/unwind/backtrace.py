@@ -48,7 +48,8 @@ def real_frames():
                 if len(frames) > MOST_FRAMES:
                     return frames, "long enough"
             older = frame.older()
-            if older is None:
+            # A caller at 0 is how guesses end.
+            if older is None or older.pc() == 0:
                 return frames, gdb.frame_stop_reason_string(frame.unwind_stop_reason())
             frame = older
     except gdb.error as error:

@@ -48,8 +48,15 @@ static void on_thread_stack(int number) {
     set_timer(ITIMER_VIRTUAL);
 }
 
+/* While a handler allocates, no timer may interrupt it: the allocator is not made for that. */
+static void block_timers(struct sigaction *action) {
+    sigaddset(&action->sa_mask, SIGALRM);
+    sigaddset(&action->sa_mask, SIGVTALRM);
+}
+
 static void handle(int number, void (*handler)(int), int flags) {
     struct sigaction action = {.sa_handler = handler, .sa_flags = flags | SA_RESTART};
+    block_timers(&action);
     sigaction(number, &action, NULL);
 }
 
@@ -121,6 +128,7 @@ int main(void) {
     static char stack[65536];
     sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = sizeof stack}, NULL);
     struct sigaction action = {.sa_sigaction = on_own_stack, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART};
+    block_timers(&action);
     sigaction(SIGALRM, &action, NULL);
     handle(SIGVTALRM, on_thread_stack, 0);
     handle(SIGUSR1, simple, 0);
