@@ -48,6 +48,8 @@ pub mod kind {
     pub const EXIT: u32 = 7;
     /// The dynamic linker's list of objects changed. `extra` is 1 if the process was sent SIGSTOP here.
     pub const LINK_MAP: u32 = 8;
+    /// A walk met code that the list of code mappings does not have, or the list is out of date.
+    pub const UNKNOWN_CODE: u32 = 9;
 }
 
 /// A record in EVENTS.

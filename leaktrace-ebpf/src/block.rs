@@ -24,11 +24,11 @@ const EEXIST: i32 = -17;
 /// Entry of an allocating function: remembers what was asked for, and who asked.
 #[inline(always)]
 pub fn enter<C: EbpfContext>(_ctx: &C, call: &Call) -> Option<()> {
-    let Call { target, cookie, registers, .. } = call;
+    let Call { cookie, registers, .. } = call;
     let state = thread::outermost(call)?;
     // SAFETY: the running thread's own scratch.
     unsafe {
-        walk::walk(state, registers, call.entry_sp, target.serial, target.generation);
+        walk::walk(state, call);
         let row = row::row_of(state, call.tgid(), call.tid(), cookie.domain);
         (*state).row = row;
         (*state).hook = u32::from(call.cookie.hook);

@@ -18,8 +18,9 @@ use leaktrace_common::{
 };
 
 use super::{
-    ControlPage, KernelError, Logger, Rings, RowTable, Sweeper,
+    CodeCapacity, CodeMemory, ControlPage, KernelError, Logger, Rings, RowTable, Sweeper,
     btf::KernelTypes,
+    code::CODE_SLOTS,
     error::{chain, is_permission},
 };
 
@@ -61,6 +62,8 @@ pub struct LoadOptions {
     pub count_hits: bool,
     /// Stop threads (SIGSTOP) at one allocation in so many, for tests; 0: never. Returns are not probed then.
     pub stop_one_in: u32,
+    /// Room for unwind tables.
+    pub code: CodeCapacity,
     /// Link mode to use; `None`: the best that this kernel has.
     pub link_mode: Option<LinkMode>,
 }
@@ -74,6 +77,7 @@ impl Default for LoadOptions {
             log: false,
             count_hits: false,
             stop_one_in: 0,
+            code: CodeCapacity::default(),
             link_mode: None,
         }
     }
@@ -95,6 +99,8 @@ pub struct Kernel {
     pub rows: RowTable,
     /// Epochs and limits.
     pub control: ControlPage,
+    /// Unwind tables and code mappings.
+    pub code: CodeMemory,
 }
 
 impl Kernel {
@@ -119,7 +125,11 @@ impl Kernel {
         let live: HashMap<_, LiveKey, LiveBlock> = convert(live, "LIVE")?;
         let rows = RowTable::map(clone_fd(&take(&mut ebpf, "ROWS")?, "ROWS")?, options.max_sites)?;
         let control = ControlPage::map(clone_fd(&take(&mut ebpf, "CONTROL")?, "CONTROL")?)?;
+        let code = CodeMemory::map(options.code, |name| {
+            clone_fd(ebpf.map(name).ok_or_else(|| KernelError::map("find", name, "not in the object"))?, name)
+        })?;
         let kernel = Self {
+            code,
             targets: convert(take(&mut ebpf, "TARGETS")?, "TARGETS")?,
             sites: convert(take(&mut ebpf, "SITES")?, "SITES")?,
             free_rows: convert(take(&mut ebpf, "FREE_ROWS")?, "FREE_ROWS")?,
@@ -260,6 +270,10 @@ fn open_object(options: &LoadOptions, types: &KernelTypes) -> Result<Ebpf, Kerne
         .map_max_entries("SITES", options.max_sites)
         .map_max_entries("ROWS", options.max_sites)
         .map_max_entries("FREE_ROWS", options.max_sites)
+        .map_max_entries("CODE_HEADS", CODE_SLOTS)
+        .map_max_entries("CODE", options.code.entries)
+        .map_max_entries("UNWIND_PAGES", options.code.pages)
+        .map_max_entries("UNWIND_ROWS", options.code.lines())
         .load(OBJECT)
         .map_err(|error| load_error("object", &error))
 }

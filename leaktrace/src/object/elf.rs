@@ -170,6 +170,30 @@ impl Elf {
         self.source.read("code", offset.0, length.min(rest), MAX_CODE)
     }
 
+    /// Up to `length` bytes as loaded at an address: fewer where the segment's bytes in the file end before, at most
+    /// `cap`. `None` if the file has no byte for that address. `what` is used in messages.
+    pub fn bytes_at(
+        &self,
+        what: &'static str,
+        address: VirtualOffset,
+        length: u64,
+        cap: u64,
+    ) -> Result<Option<Vec<u8>>, ElfError> {
+        let Some((offset, rest)) = self.segments().find_map(|segment| {
+            let inside = address.offset_from(segment.address)?;
+            let rest = segment.file_bytes.checked_sub(inside).filter(|rest| *rest > 0)?;
+            Some((segment.offset.checked_add(inside)?, rest))
+        }) else {
+            return Ok(None);
+        };
+        self.source.read(what, offset.0, length.min(rest), cap).map(Some)
+    }
+
+    /// Where the table of its call frame information lies (`PT_GNU_EH_FRAME`).
+    pub fn frame_table_address(&self) -> Option<VirtualOffset> {
+        self.program_header(elf::PT_GNU_EH_FRAME).map(|header| VirtualOffset(header.p_vaddr.get(E)))
+    }
+
     /// The dynamic linker that the object asks for (`PT_INTERP`).
     pub fn interpreter(&self) -> Result<Option<PathBuf>, ElfError> {
         let Some(bytes) = self.segment_bytes(elf::PT_INTERP, "the interpreter's path", MAX_INTERPRETER)?
@@ -226,6 +250,17 @@ impl Elf {
     ) -> Result<Option<Vec<u8>>, ElfError> {
         let Some(header) = self.program_header(kind) else { return Ok(None) };
         self.source.read(what, header.p_offset.get(E), header.p_filesz.get(E), cap).map(Some)
+    }
+
+    /// Which section holds the names of sections. Files with more than 65,279 sections say it elsewhere and are taken
+    /// to have no names.
+    pub(super) fn section_names_index(&self) -> u16 {
+        self.section_header.e_shstrndx.get(E).0
+    }
+
+    /// An error about the content.
+    pub fn malformed(&self, what: impl Into<String>) -> ElfError {
+        self.source.malformed(what)
     }
 
     /// Section headers: empty where the file was stripped of them.

@@ -19,7 +19,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use objects::{ObjectId, Unreadable};
 pub use statistics::{Statistics, Unresolved};
@@ -192,6 +192,31 @@ impl FrameStore {
             }
             Place::Nowhere => vec![Frame { address: seen.address.0, ..Frame::default() }],
         }
+    }
+
+    /// The object behind a file mapping of a process image; `None` if the table of objects is full.
+    pub fn object(&mut self, pid: u32, serial: u32, mapping: &Mapping) -> Option<ObjectId> {
+        self.objects.intern(pid, serial, mapping)
+    }
+
+    /// An object's file, held open since the object was first seen.
+    ///
+    /// # Errors
+    /// If it could not be opened then, or not again since.
+    pub fn object_file(&mut self, object: ObjectId) -> Result<File, Unreadable> {
+        self.objects.file(object)
+    }
+
+    /// Where the first target saw an object's file.
+    pub fn object_path(&self, object: ObjectId) -> Option<&Path> {
+        self.objects.get(object)?.path.as_deref()
+    }
+
+    /// What an address in a mapping has to be reduced by to become one of the object's own. `None` if the object's
+    /// headers say nothing of code there.
+    pub fn load_bias(&self, object: ObjectId, mapping: &Mapping) -> Option<u64> {
+        let outline = self.objects.get(object)?.outline.as_ref().ok()?;
+        outline.load_bias(mapping.start, mapping.offset, mapping.len())
     }
 
     /// Forgets which mappings a process image had. Its frames can still be resolved.

@@ -32,6 +32,19 @@ pub enum Unreadable {
     TableFull,
 }
 
+impl Unreadable {
+    /// In words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::NotOpened => "object could not be opened",
+            Self::Replaced => "object was replaced or deleted (root can still read it)",
+            Self::NotElf => "object is no readable ELF file",
+            Self::Changed => "object changed before it was read",
+            Self::TableFull => "too many objects",
+        }
+    }
+}
+
 /// What makes two files the same for our purposes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Stamp {

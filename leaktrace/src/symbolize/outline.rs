@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::object::address::{FileOffset, VirtualOffset};
+use crate::object::address::{AbsoluteAddress, FileOffset, VirtualOffset};
 
 const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
@@ -18,6 +18,7 @@ const MAX_BUILD_ID: usize = 64;
 
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
+const PF_X: u32 = 1;
 const SHT_NOTE: u32 = 7;
 const SHT_NOBITS: u32 = 8;
 const SHF_COMPRESSED: u64 = 0x800;
@@ -46,6 +47,8 @@ pub struct Segment {
     pub address: VirtualOffset,
     /// Bytes in the file.
     pub length: u64,
+    /// Holds code.
+    pub executable: bool,
 }
 
 /// A section header, as far as it matters for names.
@@ -120,6 +123,20 @@ impl Outline {
         })
     }
 
+    /// What an address has to be reduced by to become one of the object's own, for code mapped from `offset` on to
+    /// `start` on, `length` bytes of it. Mappings begin at whole pages, so `offset` may lie before the segment.
+    pub fn load_bias(&self, start: AbsoluteAddress, offset: FileOffset, length: u64) -> Option<u64> {
+        let end = offset.checked_add(length)?;
+        let inside = |segment: &&Segment| {
+            segment.executable
+                && segment.offset < end
+                && segment.offset.checked_add(segment.length).is_some_and(|behind| behind > offset)
+        };
+        let segment = self.segments.iter().find(inside)?;
+        let address = segment.address.0.wrapping_add(offset.0).wrapping_sub(segment.offset.0);
+        Some(start.0.wrapping_sub(address))
+    }
+
     /// The separate debug file that `.gnu_debuglink` names, and its CRC-32. Only a plain file name is believed.
     pub fn debug_link(&self, file: &File) -> Option<(String, u32)> {
         let section = self.section(".gnu_debuglink").filter(|section| section.length <= 4096)?;
@@ -168,6 +185,7 @@ fn segments(programs: &[u8]) -> Vec<Segment> {
         offset: FileOffset(u64_at(header, 8)),
         address: VirtualOffset(u64_at(header, 16)),
         length: u64_at(header, 32),
+        executable: u32_at(header, 4) & PF_X != 0,
     };
     loadable.map(segment).collect()
 }
