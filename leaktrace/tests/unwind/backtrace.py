@@ -1,6 +1,6 @@
 """Runs inside gdb, attached to a target: whenever the probe stops a thread (SIGSTOP), says what gdb takes its stack for.
 
-Lines on stdout that begin with `{` are JSON; gdb's own chatter lies between them. After LEAKTRACE_STOPS stops it answers
+Lines on stdout that begin with `{` are JSON; gdb's own chatter lies between them. After LEAKTRACE_STOPS stacks it answers
 questions for names, one address a line on stdin, until stdin ends; the target is killed then.
 """
 
@@ -57,8 +57,21 @@ def real_frames():
     return frames, "no frame"
 
 
+def trampoline(pid):
+    """Where functions return to whose return is probed: the kernel's own mapping."""
+    with open(f"/proc/{pid}/maps") as maps:
+        for line in maps:
+            if line.rstrip().endswith("[uprobes]"):
+                start, end = line.split()[0].split("-")
+                return range(int(start, 16), int(end, 16))
+    return range(0)
+
+
 def describe(thread):
     frames, end = real_frames()
+    hidden = trampoline(thread.ptid[0])
+    if any(frame.pc() in hidden for frame in frames):
+        return None
     caller = frames[1] if len(frames) > 1 else None
     return {
         "tid": thread.ptid[1],
@@ -88,8 +101,10 @@ def collect():
         gdb.execute("continue", to_string=True)
         event = seen[-1] if seen else None
         if isinstance(event, gdb.SignalEvent) and event.stop_signal == "SIGSTOP":
-            say(describe(gdb.selected_thread()))
-            count += 1
+            stop = describe(gdb.selected_thread())
+            # Some other tracer probes returns, and gdb cannot see past that. leaktrace does not while it stops threads.
+            say(stop or {"hidden": gdb.selected_thread().ptid[1]})
+            count += 1 if stop else 0
         elif gdb.selected_thread() is None:
             say({"failed": "the target has ended"})
             return

@@ -76,10 +76,12 @@ impl Debugger {
         }
     }
 
-    /// Every stop, once all have been collected. The target stands still then.
+    /// Every stop, once all have been collected. The target stands still then. Stops at which another tracer's return
+    /// probe hides the callers from gdb are left out.
     pub fn stops(&mut self) -> Outcomes<Vec<Seen>> {
         let mut stops = Vec::new();
-        loop {
+        let begun = Instant::now();
+        while begun.elapsed() < patience() {
             let answer = self.answer()?;
             if answer.get("done").is_some() {
                 return Ok(stops);
@@ -87,8 +89,11 @@ impl Debugger {
             if let Some(failure) = answer.get("failed") {
                 return Err(format!("gdb, after {} stops: {failure}\n{}", stops.len(), self.chatter));
             }
-            stops.push(serde_json::from_value(answer).map_err(|e| format!("gdb: {e}"))?);
+            if answer.get("hidden").is_none() {
+                stops.push(serde_json::from_value(answer).map_err(|e| format!("gdb: {e}"))?);
+            }
         }
+        Err(format!("gdb saw only {} stacks: does another tracer probe the same libraries?", stops.len()))
     }
 
     /// What gdb calls an address.

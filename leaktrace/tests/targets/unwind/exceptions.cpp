@@ -4,6 +4,9 @@
  * destructors that allocate while the stack is being unwound. */
 #include <algorithm>
 #include <any>
+#if __cpp_impl_coroutine
+#include <coroutine>
+#endif
 #include <cstdio>
 #include <functional>
 #include <future>
@@ -146,6 +149,40 @@ NOINLINE long threads(unsigned depth) {
     return wander(depth) + static_cast<long>(answer.get());
 }
 
+#if __cpp_impl_coroutine
+/* A coroutine that allocates between its suspensions; its frame lies in the heap. */
+struct Numbers {
+    struct promise_type {
+        long value = 0;
+        Numbers get_return_object() { return {std::coroutine_handle<promise_type>::from_promise(*this)}; }
+        std::suspend_always initial_suspend() { return {}; }
+        std::suspend_always final_suspend() noexcept { return {}; }
+        std::suspend_always yield_value(long next) {
+            value = next;
+            return {};
+        }
+        void return_void() {}
+        void unhandled_exception() { throw; }
+    };
+    std::coroutine_handle<promise_type> handle;
+    ~Numbers() { handle.destroy(); }
+};
+
+Numbers numbers(unsigned depth) {
+    std::string text = words(3);
+    for (unsigned i = 0; i < 3; i++) co_yield static_cast<long>(text.size()) + (i == 1 ? wander(depth) : 0);
+}
+
+NOINLINE long coroutines(unsigned depth) {
+    Numbers made = numbers(depth);
+    long sum = 0;
+    for (made.handle.resume(); !made.handle.done(); made.handle.resume()) sum += made.handle.promise().value;
+    return sum;
+}
+#else
+NOINLINE long coroutines(unsigned depth) { return wander(depth); }
+#endif
+
 NOINLINE long shapes(unsigned depth) {
     std::unique_ptr<Shape> shape;
     if (draw(2)) shape = std::make_unique<Tower<int, 4>>();
@@ -156,7 +193,8 @@ NOINLINE long shapes(unsigned depth) {
 NOINLINE long wander(unsigned depth) {
     if (depth == 0) return static_cast<long>(words(draw(6)).size());
     depth--;
-    switch (draw(10)) {
+    switch (draw(11)) {
+    case 10: return coroutines(depth) + 1;
     case 0: return catches(depth) + 1;
     case 1: return rethrows(depth) + 1;
     case 2: return closures(depth) + 1;

@@ -2,14 +2,10 @@
 /* A library to be opened at run time. Its functions are bound at their first call, and what binds them (resolvers of
  * indirect functions) allocates. */
 #include "../protocol.h"
-#include <elf.h>
-#include <link.h>
-
-enum { MOST_SLOTS = 256 };
+#include "binding.h"
 
 static volatile long sink;
 static _Thread_local char thread_local_room[3000];
-static uintptr_t unbound[MOST_SLOTS];
 
 static NOINLINE void allocate(int depth) {
     if (depth > 0) {
@@ -48,32 +44,9 @@ NOINLINE long exported(long x) {
     return x;
 }
 
-/* The words through which calls go, from the library's own dynamic section. */
-static uintptr_t *slot(size_t index) {
-    const ElfW(Rela) *relocations = NULL;
-    size_t size = 0;
-    struct link_map *map = NULL;
-    for (const ElfW(Dyn) *entry = _DYNAMIC; entry->d_tag != DT_NULL; entry++) {
-        if (entry->d_tag == DT_JMPREL) relocations = (const void *)entry->d_un.d_ptr;
-        if (entry->d_tag == DT_PLTRELSZ) size = entry->d_un.d_val;
-        /* The second word of the table is the linker's own. */
-        if (entry->d_tag == DT_PLTGOT) map = ((struct link_map **)entry->d_un.d_ptr)[1];
-    }
-    if (!relocations || !map || index >= size / sizeof *relocations || index >= MOST_SLOTS) return NULL;
-    return (uintptr_t *)(map->l_addr + relocations[index].r_offset);
-}
-
-__attribute__((constructor)) static void loaded(void) {
-    for (size_t i = 0; slot(i); i++) unbound[i] = *slot(i);
-    allocate(2);
-}
+__attribute__((constructor)) static void loaded(void) { allocate(2); }
 
 __attribute__((destructor)) static void unloaded(void) { allocate(1); }
-
-/* Has every function bound anew. */
-static NOINLINE void unbind(void) {
-    for (size_t i = 0; slot(i); i++) *slot(i) = unbound[i];
-}
 
 long plugin_work(long x);
 long plugin_work(long x) {

@@ -3,6 +3,8 @@
 // build[static]: -O2 -g -static
 // build[static-musl]: musl-gcc -O2 -g -static -DOWN_CODE_ONLY
 // build[realigned]: -O2 -g -mstackrealign -fno-inline
+// build[static-pie]: -O2 -g -static-pie -fPIE
+// build[stripped]: -O2 -s
 // build[size]: -Os -g
 /* Wanders through functions of every shape that compilers give frames to, and allocates at the end of each way.
  * OWN_CODE_ONLY: never in the C library's own functions (musl's have no unwind information: nobody can tell who
