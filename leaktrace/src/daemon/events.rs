@@ -9,7 +9,10 @@ use leaktrace_common::{
     unwind::FRAME_EXACT,
 };
 
-use super::tracer::{Replaced, Stack, Tracer};
+use super::{
+    stopped,
+    tracer::{Replaced, Stack, Tracer},
+};
 use crate::{
     cli::Failure,
     kernel::{Attachment, StackRecord},
@@ -40,6 +43,10 @@ impl Tracer {
     }
 
     pub(super) fn stack_seen(&mut self, record: &StackRecord) {
+        if let Some(line) = stopped::line(record) {
+            eprintln!("{line}");
+            return;
+        }
         let header = &record.header;
         if self.stacks.len() >= MAX_STACKS || !self.images.contains_key(&header.serial) {
             self.stacks_unknown += 1;
