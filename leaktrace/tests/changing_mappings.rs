@@ -59,7 +59,8 @@ fn root_libraries_that_take_turns_at_the_same_address() -> Outcomes<()> {
     check_known(&traced("exchange", &[])?)
 }
 
-/// Faster than anybody can follow: what is known may be little, but none of it is wrong.
+/// Every second library is used faster than anybody can follow, with the other one's mappings known: what is known of it may
+/// be little, but none of it is wrong.
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_libraries_that_are_exchanged_at_once() -> Outcomes<()> {
