@@ -131,6 +131,13 @@ impl Tracer {
 
     pub(super) fn link_map_changed(&mut self, event: &Event) {
         self.renew_code(event.serial);
+        if event.extra != 0
+            && let Some(mut image) = self.images.remove(&event.serial)
+        {
+            // It waits for us: its next stacks shall be whole.
+            self.await_tables(&mut image);
+            self.images.insert(event.serial, image);
+        }
         if self.replaced.contains_key(&event.tgid) {
             self.try_new_image(event.tgid);
         } else if let Err(failure) = self.look_for_new_allocators(event.serial)

@@ -55,7 +55,7 @@ pub struct Place {
 }
 
 /// The kernel side's memory. Indexes are below the capacities that [`Store::new`] was told, rules aside, which have
-/// [`MAX_RULES`] places. What is written may be read by walks as soon as it is published, not before.
+/// [`leaktrace_common::unwind::MAX_RULES`] places. What is written may be read by walks as soon as it is published, not before.
 pub trait Memory {
     /// Writes UNWIND_ROWS from row number `first` on, counted in rows.
     fn write_rows(&mut self, first: u32, rows: &[u32]);
@@ -115,7 +115,7 @@ pub struct StoreStatistics {
     pub page_capacity: u32,
     /// Bytes of the rows and pages taken.
     pub bytes: u64,
-    /// Distinct rules, of at most [`MAX_RULES`].
+    /// Distinct rules, of at most [`leaktrace_common::unwind::MAX_RULES`].
     pub rules: u64,
     /// Rules of tables that got no number and are followed no further.
     pub rules_refused: u64,

@@ -1,6 +1,6 @@
 //! The store against what walks would read: its memory is kept and looked up in the way the kernel side does.
 
-use leaktrace_common::unwind::{Cfa, PAGE_SHIFT, last_not_behind};
+use leaktrace_common::unwind::{Cfa, MAX_RULES, PAGE_SHIFT, last_not_behind};
 use proptest::prelude::*;
 
 use super::*;
@@ -28,7 +28,7 @@ impl Arrays {
         assert!(page < place.page_count);
         let page = self.pages[(place.first_page + page) as usize];
         let begins_behind = |index: u32| Some(self.rows[index as usize] >> 16 > inside as u32 & 0xffff);
-        let found = last_not_behind::<17>(page.first, page.count, begins_behind).expect("a row");
+        let found = last_not_behind(page.first, page.count, begins_behind).expect("a row");
         self.rules[self.rows[found as usize] as usize & 0xffff]
     }
 }
