@@ -6,7 +6,7 @@ mod harness;
 mod unwind;
 
 use harness::{Outcomes, Target, Tracer, program};
-use std::path::Path;
+use std::{path::Path, process::Command};
 use unwind::{Debugger, Pair, Tally, Walked, pair_up, print_table, table::share};
 
 /// Stops of each program; `LEAKTRACE_TEST_STOPS` asks for another number.
