@@ -7,7 +7,13 @@
 
 pub mod compile;
 mod entries;
+#[cfg(test)]
+mod forged;
 mod functions;
+#[cfg(test)]
+mod hand_made;
+#[cfg(test)]
+mod real;
 mod rows;
 pub mod sections;
 mod table;
