@@ -16,6 +16,8 @@ mod hand_made;
 mod real;
 mod rows;
 pub mod sections;
+#[cfg(test)]
+mod soundness;
 mod table;
 pub mod x86_64;
 
