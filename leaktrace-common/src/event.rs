@@ -23,6 +23,10 @@ pub struct StackHeader {
     pub tid: u32,
 }
 
+/// Set in [`StackHeader::walk_end`] of a record that tells where a thread was stopped for a test (`--stop-one-in`). Its
+/// [`StackHeader::stack_id`] is the stack pointer at the allocating function's entry.
+pub const STOPPED: u32 = 1 << 31;
+
 /// Bytes of the largest stack record.
 pub const MAX_STACK_RECORD: usize = size_of::<StackHeader>() + MAX_FRAMES * 8;
 
@@ -44,6 +48,8 @@ pub mod kind {
     pub const EXIT: u32 = 7;
     /// The dynamic linker's list of objects changed. `extra` is 1 if the process was sent SIGSTOP here.
     pub const LINK_MAP: u32 = 8;
+    /// A walk met code that the list of code mappings does not have, or the list is out of date.
+    pub const UNKNOWN_CODE: u32 = 9;
 }
 
 /// A record in EVENTS.

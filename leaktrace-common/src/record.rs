@@ -1,6 +1,10 @@
 //! Keys and values of the maps. Who fills and who empties each map is said in `leaktrace-ebpf/src/maps.rs`.
 
-use crate::{epoch::CELLS, event::StackHeader, walk::MAX_FRAMES};
+use crate::{
+    epoch::CELLS,
+    event::StackHeader,
+    walk::{MAX_FRAMES, Walk},
+};
 
 /// TARGETS value, keyed by tgid.
 #[repr(C)]
@@ -20,6 +24,10 @@ pub struct Target {
     pub allocator_start: u64,
     /// Where it ends.
     pub allocator_end: u64,
+    /// Index into CODE_HEADS: where the list of its code mappings is found; 0 if it has none.
+    pub code_slot: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// States of [`Target::gate`].
@@ -165,6 +173,8 @@ pub struct ThreadState {
     pub free_sp: u64,
     /// What lay there: the return address. While it still does, and the stack is deeper, that free may be running.
     pub free_caller: u64,
+    /// The walk under way.
+    pub walk: Walk,
     /// Stack memory that the walk has read ahead: one large read costs what a few small ones cost.
     pub window: [u64; STACK_WINDOW],
     /// Describes `frames`; the two are sent as one record and must stay adjacent.
@@ -188,12 +198,12 @@ pub struct Control {
 }
 
 const _: () = {
-    assert!(size_of::<Target>() == 40);
+    assert!(size_of::<Target>() == 48);
     assert!(size_of::<LiveKey>() == 16);
     assert!(size_of::<LiveBlock>() == 24);
     assert!(size_of::<SiteKey>() == 16);
     assert!(size_of::<Row>() == 40 + CELLS * 16);
-    assert!(size_of::<ThreadState>() == 136 + (STACK_WINDOW + MAX_FRAMES) * 8);
+    assert!(size_of::<ThreadState>() == 136 + size_of::<Walk>() + (STACK_WINDOW + MAX_FRAMES) * 8);
 };
 
 #[cfg(feature = "user")]

@@ -29,4 +29,5 @@ rules! {
     16 STALE_CALLS_DROPPED = "stale-calls-dropped" : "A call that was left by longjmp does not hide later ones.",
     17 REALLOC_FAILURE_RESTORES = "realloc-failure-restores" : "A failed reallocation keeps the old block.",
     18 REALLOC_ZERO_FREES = "realloc-zero-frees" : "realloc(p, 0) that returns NULL is a free.",
+    19 MAPPING_GENERATION = "mapping-generation" : "A stack is only walked by mappings that are those of its time.",
 }

@@ -1,7 +1,42 @@
 //! How a stack walk ends. The code travels with every stack, so that a truncated one says why.
 
+use crate::unwind::Registers;
+
 /// Most frames a stack keeps.
 pub const MAX_FRAMES: usize = 127;
+
+/// A walk under way. It lies in the thread's scratch, not on the BPF stack: what the verifier does not know there, it
+/// does not follow through every combination either.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk {
+    /// The frame that the walk has got to.
+    pub at: Registers,
+    /// The code mappings that it looks things up in.
+    pub code: CodeList,
+    /// Address that the window was read from.
+    pub window_base: u64,
+    /// Hash over what was found so far.
+    pub hash: u64,
+    /// How many frames were found.
+    pub count: u64,
+    /// One of [`end`].
+    pub reason: u64,
+}
+
+/// A process's code mappings at the time of a walk.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CodeList {
+    /// Number of the list; what the cache holds is told apart by it.
+    pub number: u64,
+    /// Index into CODE of the header.
+    pub head: u32,
+    /// How many mappings.
+    pub count: u32,
+    /// 0, or the reason why no address can be looked up, one of [`end`].
+    pub unusable: u64,
+}
 
 /// Why a walk stopped.
 pub mod end {
@@ -35,8 +70,10 @@ pub mod end {
     pub const UNREADABLE_OBJECT: u8 = 13;
     /// Libraries had been exchanged a moment before; the mappings known were the old ones.
     pub const STALE_MAPPINGS: u8 = 14;
+    /// The return address is that of the kernel's trampoline: somebody else's return probe is in the way.
+    pub const TRAMPOLINE: u8 = 15;
     /// Text for people, by code.
-    pub const NAMES: [&str; 15] = [
+    pub const NAMES: [&str; 16] = [
         "complete",
         "stack memory unreadable",
         "next frame does not lie further out",
@@ -52,5 +89,6 @@ pub mod end {
         "unwind tables full",
         "unwind information unreadable",
         "libraries had just been exchanged",
+        "return address replaced by another return probe",
     ];
 }

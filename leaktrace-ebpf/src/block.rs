@@ -15,7 +15,7 @@ use crate::{
     log::may_log,
     maps::LIVE,
     probe::Call,
-    row, sync, thread, walk,
+    row, stop, sync, thread, walk,
 };
 
 const E2BIG: i32 = -7;
@@ -24,11 +24,11 @@ const EEXIST: i32 = -17;
 /// Entry of an allocating function: remembers what was asked for, and who asked.
 #[inline(always)]
 pub fn enter<C: EbpfContext>(_ctx: &C, call: &Call) -> Option<()> {
-    let Call { target, cookie, registers, .. } = call;
+    let Call { cookie, registers, .. } = call;
     let state = thread::outermost(call)?;
     // SAFETY: the running thread's own scratch.
     unsafe {
-        walk::walk(state, registers, call.entry_sp, target.serial, target.generation);
+        walk::walk(state, call);
         let row = row::row_of(state, call.tgid(), call.tid(), cookie.domain);
         (*state).row = row;
         (*state).hook = u32::from(call.cookie.hook);
@@ -38,6 +38,11 @@ pub fn enter<C: EbpfContext>(_ctx: &C, call: &Call) -> Option<()> {
         (*state).old_valid = 0;
         if cookie.kind == kind::REALLOC && (*state).pointer != 0 {
             take_old(state, call);
+        }
+        if stop::wanted() {
+            // No return is probed then: a debugger could not see past the kernel's trampoline.
+            stop::perhaps(state, call.entry_sp);
+            return Some(());
         }
         // Last: from here on the call is in flight.
         (*state).kind = u32::from(cookie.kind);

@@ -9,6 +9,7 @@ use leaktrace_common::{
     counter,
     event::{Event, kind},
     record::{Target, gate, target_flag},
+    rule,
 };
 
 use crate::{
@@ -39,6 +40,10 @@ pub fn exec(ctx: &RawTracePointContext) -> Option<()> {
     // SAFETY: a map value; the process has one thread left, and it runs this program.
     unsafe {
         if (*target).gate == gate::OPEN_AFTER_EXEC {
+            if (*target).flags & target_flag::STOP_AFTER_EXEC != 0 {
+                // A command that we started, linked statically: the daemon looks at its mappings and lets it go on.
+                bpf_send_signal(SIGSTOP);
+            }
             (*target).gate = gate::OPEN;
             return Some(());
         }
@@ -101,7 +106,10 @@ pub fn link_map<C: EbpfContext>(ctx: &C) -> Option<()> {
         match bpf_probe_read_user((call.target.r_debug + R_STATE_OFFSET) as *const u32).unwrap_or(0) {
             RT_DELETE => (*target).flags |= target_flag::OBJECTS_GONE,
             // Addresses of objects that have gone may mean something else from here on.
-            RT_ADD if (*target).flags & target_flag::OBJECTS_GONE != 0 => {
+            RT_ADD
+                if (*target).flags & target_flag::OBJECTS_GONE != 0
+                    && config::rule(rule::MAPPING_GENERATION) =>
+            {
                 (*target).flags &= !target_flag::OBJECTS_GONE;
                 (*target).generation += 1;
             }

@@ -17,16 +17,35 @@ use crate::{
     row, sync, thread, walk,
 };
 
+const PROT_EXEC: u64 = 4;
 const MAP_FIXED: u64 = 0x10;
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_STACK: u64 = 0x2_0000;
 /// The kernel answers with an error number in the last page of the address space.
 const LAST_ERROR: u64 = u64::MAX - 4095;
 
+/// Programs that map code without the dynamic linker: once code has gone, code that comes may lie at its addresses.
+#[inline(always)]
+fn watch_code(call: &Call) {
+    let [address, length, prot, flags, ..] = call.registers.arguments;
+    let unmaps = match call.cookie.kind {
+        kind::MUNMAP => true,
+        kind::MMAP => flags & MAP_FIXED != 0,
+        _ => false,
+    };
+    if unmaps {
+        walk::code_goes(call, address, length);
+    }
+    if call.cookie.kind == kind::MMAP && prot & PROT_EXEC != 0 {
+        walk::code_comes(call);
+    }
+}
+
 /// Entry. Inside an allocator call nothing is recorded: the allocator's own mappings are its blocks' memory.
 #[inline(always)]
 pub fn enter(call: &Call) -> Option<()> {
     let registers = &call.registers;
+    watch_code(call);
     let state = thread::outermost(call)?;
     // SAFETY: the running thread's own scratch.
     unsafe {
@@ -44,7 +63,7 @@ pub fn enter(call: &Call) -> Option<()> {
         }
         (*state).row = 0;
         if call.cookie.kind != kind::MUNMAP {
-            walk::walk(state, registers, call.entry_sp, call.target.serial, call.target.generation);
+            walk::walk(state, call);
             (*state).row = row::row_of(state, call.tgid(), call.tid(), domain::MMAP);
         }
         (*state).hook = u32::from(call.cookie.hook);

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use leaktrace_common::{
     counter, hook,
     record::{Control, LiveBlock, LiveKey, Row, SiteKey, Target, ThreadState},
+    unwind::{CACHE_ENTRIES, CacheEntry, CodeEntry, MAX_RULES, Page, RowLine, Rule},
 };
 
 /// tgid -> process image. Filled and emptied by the daemon; BPF only retires entries. 16,384 processes.
@@ -35,13 +36,39 @@ pub static FREE_ROWS: Queue<u32> = Queue::with_max_entries(32_768, 0);
 #[map]
 pub static THREADS: HashMap<u64, ThreadState> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
-/// One zeroed element that new  are copied from: too large for the BPF stack. Never written.
+/// One zeroed element that new ones are copied from: too large for the BPF stack. Never written.
 #[map]
 pub static NEW_THREAD: Array<ThreadState> = Array::with_max_entries(1, 0);
 
 /// Epochs and the row cursor. Written by the daemon through mmap; BPF only moves `rows_used`.
 #[map]
 pub static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Where each process's list of code mappings begins in CODE, by `Target::code_slot`; 0: nowhere. Written by the daemon
+/// through mmap, one store a time.
+#[map]
+pub static CODE_HEADS: Array<u64> = Array::with_max_entries(16_384, BPF_F_MMAPABLE);
+
+/// Lists of code mappings. Written by the daemon through mmap before it points a head at them; BPF only notes in the
+/// header that it has asked for a new list. Size at load.
+#[map]
+pub static CODE: Array<CodeEntry> = Array::with_max_entries(131_072, BPF_F_MMAPABLE);
+
+/// Pages of unwind tables. Written by the daemon through mmap. Size at load.
+#[map]
+pub static UNWIND_PAGES: Array<Page> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
+
+/// Rows of unwind tables, a cache line of them an element. Written by the daemon through mmap. Size at load.
+#[map]
+pub static UNWIND_ROWS: Array<RowLine> = Array::with_max_entries(524_288, BPF_F_MMAPABLE);
+
+/// Distinct unwind rules of all tables. Written by the daemon through mmap, never changed once written.
+#[map]
+pub static UNWIND_RULES: Array<Rule> = Array::with_max_entries(MAX_RULES as u32, BPF_F_MMAPABLE);
+
+/// What searches found, so that most frames need none. Written by BPF.
+#[map]
+pub static UNWIND_CACHE: Array<CacheEntry> = Array::with_max_entries(CACHE_ENTRIES, 0);
 
 /// Losses and other things worth counting. BPF adds, the daemon reads.
 #[map]

@@ -26,6 +26,18 @@ pub const MAX_CODE_MAPPINGS: u32 = 1 << 16;
 /// Elements of UNWIND_CACHE, a power of two.
 pub const CACHE_ENTRIES: u32 = 1 << 16;
 
+/// Rule numbers that every table shares.
+pub mod rule_number {
+    /// [`super::Rule::NONE`].
+    pub const NONE: u16 = 0;
+    /// [`super::Rule::FRAME_POINTER`].
+    pub const FRAME_POINTER: u16 = 1;
+    /// [`super::Rule::UNSUPPORTED`]; also stands for rules that came after the table of rules was full.
+    pub const UNSUPPORTED: u16 = 2;
+    /// The first that is given to a rule out of an object.
+    pub const FIRST_FREE: u16 = 3;
+}
+
 /// Set in a frame whose address is the very instruction that was interrupted (by a signal), not a return address.
 pub const FRAME_EXACT: u64 = 1 << 63;
 
@@ -81,6 +93,8 @@ pub mod code_kind {
     pub const NO_ROOM: u32 = 5;
     /// Its unwind information could not be read.
     pub const UNREADABLE: u32 = 6;
+    /// The kernel's own, where functions with a return probe return to.
+    pub const TRAMPOLINE: u32 = 7;
 }
 
 /// UNWIND_CACHE value: what a search found. Two CPUs may write one entry at a time, so half of it may be another's: the
@@ -102,31 +116,59 @@ pub const fn cache_hash(address: u64, list: u64) -> u64 {
     (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93)
 }
 
-/// Index of the last of `count` sorted things from `first` on whose beginning is not behind the point looked for;
-/// `None` if there is no such thing. `begins_behind` says whether the thing at an index begins behind that point; it
-/// returns `None` where it cannot say, and the search fails. `STEPS` bounds the search: `count < 1 << STEPS`.
-#[inline(always)]
-pub fn last_not_behind<const STEPS: u32>(
+/// A search for the last of some sorted things that does not begin behind a point. One step at a time: the kernel
+/// side's verifier wants to look at a step once, not at a loop of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Bisection {
+    /// Everything below begins at or before the point.
+    low: u32,
+    /// Everything from here on begins behind it.
+    high: u32,
     first: u32,
-    count: u32,
-    begins_behind: impl Fn(u32) -> Option<bool>,
-) -> Option<u32> {
-    // Everything below `low` begins at or before the point, everything from `high` on behind it.
-    let (mut low, mut high) = (first, first.wrapping_add(count));
-    let mut step = 0;
-    while step < STEPS {
-        if low >= high {
-            break;
-        }
-        let middle = low + ((high - low) >> 1);
-        if begins_behind(middle)? {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-        step += 1;
+}
+
+/// Steps that any [`Bisection`] of up to 2^17 things is done in.
+pub const BISECTION_STEPS: u32 = 18;
+
+impl Bisection {
+    /// Over `count` things from index `first` on.
+    #[inline(always)]
+    pub const fn new(first: u32, count: u32) -> Self {
+        Self { low: first, high: first.wrapping_add(count), first }
     }
-    if low == first { None } else { Some(low - 1) }
+
+    /// Which one to look at next; `None` when the search is over.
+    #[inline(always)]
+    pub const fn middle(&self) -> Option<u32> {
+        if self.low < self.high { Some(self.low + ((self.high - self.low) >> 1)) } else { None }
+    }
+
+    /// Takes in whether the one in the middle begins behind the point.
+    #[inline(always)]
+    pub const fn narrow(&mut self, middle: u32, begins_behind: bool) {
+        if begins_behind {
+            self.high = middle;
+        } else {
+            self.low = middle.wrapping_add(1);
+        }
+    }
+
+    /// What was found, once the search is over; `None` if everything begins behind the point.
+    #[inline(always)]
+    pub const fn found(&self) -> Option<u32> {
+        if self.low == self.first { None } else { Some(self.low.wrapping_sub(1)) }
+    }
+}
+
+/// The whole search. `begins_behind` says whether the thing at an index begins behind the point; it returns `None`
+/// where it cannot say, and the search fails.
+pub fn last_not_behind(first: u32, count: u32, begins_behind: impl Fn(u32) -> Option<bool>) -> Option<u32> {
+    let mut search = Bisection::new(first, count);
+    while let Some(middle) = search.middle() {
+        search.narrow(middle, begins_behind(middle)?);
+    }
+    search.found()
 }
 
 const _: () = {
@@ -145,7 +187,7 @@ mod tests {
         for count in 0..40u32 {
             for point in 0..90u64 {
                 let begins = |index: u32| u64::from(index - 5) * 2 + 1;
-                let found = last_not_behind::<6>(5, count, |index| Some(begins(index) > point));
+                let found = last_not_behind(5, count, |index| Some(begins(index) > point));
                 let expected = (5..5 + count).rev().find(|index| begins(*index) <= point);
                 assert_eq!(found, expected, "{count} things, point {point}");
             }

@@ -5,6 +5,7 @@ use super::{Cfa, Rule, Saved};
 use crate::walk::end;
 
 /// What a walk knows of the registers in one frame.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Registers {
     /// Where the code stands: a return address, or the very instruction if `exact`.
@@ -181,4 +182,107 @@ fn returned_to(pc: u64, at: &mut Registers) -> Result<(), u8> {
     }
     at.pc = pc;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CODE: u64 = 0x40_1000;
+
+    /// A stack of words, the first at 0x1000.
+    fn stack(words: &[u64]) -> impl FnMut(u64) -> Option<u64> {
+        let words = words.to_vec();
+        move |address| {
+            let offset = address.checked_sub(0x1000).filter(|offset| offset % 8 == 0)?;
+            words.get(usize::try_from(offset / 8).ok()?).copied()
+        }
+    }
+
+    fn at(sp: u64, bp: u64) -> Registers {
+        Registers { pc: CODE, sp, bp, bx: 0x1010, ..Registers::default() }
+    }
+
+    fn rule(cfa: u8, offset: i64) -> Rule {
+        Rule::cfa_at(cfa, offset).expect("fits")
+    }
+
+    fn stepped(rule: Rule, mut from: Registers, words: &[u64]) -> Result<Registers, u8> {
+        step(rule, &mut from, &mut stack(words)).map(|()| from)
+    }
+
+    #[test]
+    fn a_frame_by_the_stack_pointer_restores_the_saved_frame_pointer() {
+        let saves = rule(Cfa::SP, 24).with_bp(Saved::AT_CFA, -16).expect("fits");
+        let to = stepped(saves, at(0x1000, 7), &[1, 0x5550, CODE + 4]).expect("a caller");
+        assert_eq!((to.pc, to.sp, to.bp), (CODE + 4, 0x1018, 0x5550));
+        let keeps = stepped(rule(Cfa::SP, 24), at(0x1000, 7), &[1, 2, CODE + 4]).expect("a caller");
+        assert_eq!(keeps.bp, 7);
+    }
+
+    #[test]
+    fn a_realigned_frame_is_found_through_the_word_below_the_frame_pointer() {
+        // CFA = [bp - 8], bp saved at [bp + 0], as GCC describes functions that realign the stack.
+        let realigned = rule(Cfa::AT_BP, -8).with_bp(Saved::AT_BP, 0).expect("fits");
+        let words = [0, 0x1030, 0x7770, 0, 0, CODE + 8];
+        let to = stepped(realigned, at(0x1000, 0x1010), &words).expect("a caller");
+        assert_eq!((to.pc, to.sp, to.bp), (CODE + 8, 0x1030, 0x7770));
+    }
+
+    #[test]
+    fn a_frame_by_the_base_register_uses_the_saved_one() {
+        let mut from = at(0x1000, 0);
+        let to = stepped(rule(Cfa::BX, 16), from, &[0, 0, 0, CODE + 12]).expect("a caller");
+        assert_eq!((to.pc, to.sp), (CODE + 12, 0x1020));
+        (from.bx, from.bx_at) = (0, 0x1000);
+        let to = stepped(rule(Cfa::BX, 16), from, &[0x1010, 0, 0, CODE + 12]).expect("a caller");
+        assert_eq!(to.pc, CODE + 12);
+        from.lost = lost::BX;
+        assert_eq!(stepped(rule(Cfa::BX, 16), from, &[0; 8]), Err(end::REGISTER_LOST));
+    }
+
+    #[test]
+    fn a_plt_entry_has_pushed_a_word_from_a_certain_byte_on() {
+        let plt = rule(Cfa::PLT, 11);
+        let mut from = Registers { pc: CODE + 6, exact: 1, ..at(0x1000, 0) };
+        assert_eq!(stepped(plt, from, &[CODE + 1, CODE + 2]).expect("a caller").pc, CODE + 1);
+        from.pc = CODE + 11;
+        assert_eq!(stepped(plt, from, &[3, CODE + 2]).expect("a caller").pc, CODE + 2);
+    }
+
+    #[test]
+    fn a_signal_frame_leads_to_the_very_instruction_that_was_interrupted() {
+        let mut words = [0; 32];
+        (words[15], words[16], words[20], words[21]) = (0xb, 0x1010, 0x9000, CODE + 77);
+        let to = stepped(Rule::SIGNAL, Registers { lost: lost::BP | lost::BX, ..at(0x1000, 0) }, &words)
+            .expect("what was interrupted");
+        assert_eq!((to.pc, to.sp, to.bp, to.exact, to.lost), (CODE + 77, 0x9000, 0xb, 1, 0));
+        assert_eq!(to.bx_at, 0x1000 + 128);
+    }
+
+    #[test]
+    fn frame_records_are_followed_where_there_is_no_table() {
+        let to = stepped(Rule::FRAME_POINTER, at(0x1000, 0x1010), &[0, 0, 0x1030, CODE + 1]).expect("caller");
+        assert_eq!((to.pc, to.sp, to.bp), (CODE + 1, 0x1020, 0x1030));
+        assert_eq!(stepped(Rule::FRAME_POINTER, at(0x1000, 0), &[]), Err(end::COMPLETE));
+        assert_eq!(stepped(Rule::FRAME_POINTER, at(0x1000, 0x1011), &[]), Err(end::MISALIGNED));
+        assert_eq!(stepped(Rule::FRAME_POINTER, at(0x1018, 0x1010), &[]), Err(end::NO_FRAME_POINTER));
+    }
+
+    #[test]
+    fn every_other_end_has_its_reason() {
+        let from = at(0x1000, 0x1010);
+        assert_eq!(stepped(Rule::END, from, &[]), Err(end::COMPLETE));
+        assert_eq!(stepped(Rule::NONE, from, &[]), Err(end::NO_RULE));
+        assert_eq!(stepped(Rule::UNSUPPORTED, from, &[]), Err(end::UNSUPPORTED_RULE));
+        assert_eq!(stepped(rule(Cfa::SP, 8), from, &[0]), Err(end::COMPLETE));
+        assert_eq!(stepped(rule(Cfa::SP, 8), from, &[5]), Err(end::BAD_RETURN_ADDRESS));
+        assert_eq!(stepped(rule(Cfa::SP, 8), from, &[]), Err(end::UNREADABLE));
+        assert_eq!(stepped(rule(Cfa::SP, 0), from, &[0, 0]), Err(end::NOT_ASCENDING));
+        assert_eq!(stepped(rule(Cfa::SP, 12), from, &[0, 0]), Err(end::NOT_ASCENDING));
+        let loses = rule(Cfa::SP, 8).with_bp(Saved::LOST, 0).expect("fits");
+        let lost = stepped(loses, from, &[CODE + 1]).expect("a caller");
+        assert_eq!(stepped(rule(Cfa::BP, 16), lost, &[0; 8]), Err(end::REGISTER_LOST));
+        assert_eq!(stepped(Rule::FRAME_POINTER, lost, &[0; 8]), Err(end::REGISTER_LOST));
+    }
 }

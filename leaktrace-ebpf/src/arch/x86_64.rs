@@ -12,6 +12,8 @@ pub struct Registers {
     pub stack_pointer: u64,
     /// Frame pointer.
     pub frame_pointer: u64,
+    /// The register that some functions keep their frame's base in (rbx).
+    pub base: u64,
 }
 
 impl Registers {
@@ -32,6 +34,7 @@ impl Registers {
                 result: (&raw const (*regs).rax).read_volatile(),
                 stack_pointer: (&raw const (*regs).rsp).read_volatile(),
                 frame_pointer: (&raw const (*regs).rbp).read_volatile(),
+                base: (&raw const (*regs).rbx).read_volatile(),
             }
         }
     }
@@ -54,8 +57,3 @@ impl Registers {
 /// How far the stack pointer has moved between a function's first instruction and its caller's next one: `ret`
 /// has popped the return address.
 pub const RETURN_POPS: u64 = 8;
-
-/// Lowest address that can be code: the kernel maps nothing below.
-pub const LOWEST_CODE: u64 = 0x1000;
-/// First address that no process can map (4- or 5-level paging: canonical lower half at most 2^56).
-pub const ADDRESS_LIMIT: u64 = 1 << 56;

@@ -1,47 +1,190 @@
-//! Stack walks. A walker fills `frames` of the thread's scratch, innermost first, and says why it ended; identity
-//! and transport of the stack are the same for every walker.
+//! Stack walks: from the registers at a function's entry out to the thread's start, one unwind rule per frame. Fills
+//! `frames` of the thread's scratch, innermost first, and says why it ended. `rules` finds the rule of an address,
+//! `window` reads the stack; what a rule does is in `leaktrace_common::unwind`, where plain tests reach it.
 
-mod frame_pointer;
+mod rules;
+mod window;
 
-use leaktrace_common::{counter, record::ThreadState, rule, walk::end};
+use core::ffi::c_void;
 
-use crate::{arch::Registers, config, sync};
+use aya_ebpf::helpers::bpf_loop;
+use leaktrace_common::{
+    counter,
+    event::{Event, kind},
+    record::{ThreadState, target_flag},
+    rule,
+    unwind::{FRAME_EXACT, Registers, step},
+    walk::{CodeList, MAX_FRAMES, end},
+};
 
-/// Where a walk begins: the function's entry, before it has changed anything the caller owns.
-pub struct Start {
-    /// Stack pointer at the function's first instruction; the return address lies there.
-    pub entry_sp: u64,
-    /// Frame pointer, still the caller's.
-    pub frame_pointer: u64,
-}
+use self::window::Window;
+use crate::{config, maps::{EVENTS, TARGETS}, probe::Call, sync};
 
 /// Walks the calling thread's user stack into `state` and names it.
 ///
 /// # Safety
 /// `state` must point to the calling thread's own THREADS value.
 #[inline(always)]
-pub unsafe fn walk(
-    state: *mut ThreadState,
-    registers: &Registers,
-    entry_sp: u64,
-    serial: u32,
-    generation: u32,
-) {
-    let start = Start { entry_sp, frame_pointer: registers.frame_pointer };
-    // SAFETY: the caller's promise.
+pub unsafe fn walk(state: *mut ThreadState, call: &Call) {
+    let target = &call.target;
+    let seed = (u64::from(target.generation) << 32) | u64::from(target.serial);
+    // SAFETY: `state` is the caller's promise; the callback has the type that the helper expects.
     unsafe {
-        let seed = (u64::from(generation) << 32) | u64::from(serial);
-        let stack_id = frame_pointer::walk(state, &start, seed);
-        (*state).stack.stack_id = stack_id;
-        (*state).stack.serial = serial;
-        (*state).stack.generation = generation;
-        if !config::rule(rule::CALLER_FROM_STACK_TOP) {
-            return;
+        let walk = &raw mut (*state).walk;
+        (*walk).at = Registers {
+            sp: call.entry_sp,
+            bp: call.registers.frame_pointer,
+            bx: call.registers.base,
+            ..Registers::default()
+        };
+        (*walk).code = rules::list_of(target);
+        (*walk).window_base = window::NOTHING_READ;
+        (*walk).hash = mix(seed, 0x6c65_616b);
+        (*walk).count = 0;
+        (*walk).reason = u64::from(end::TOO_DEEP);
+        match caller(state) {
+            Some(caller) => {
+                keep(state, 0, caller);
+                let callback = frame as extern "C" fn(u64, *mut Context) -> i64;
+                let mut context = Context { state };
+                bpf_loop(MAX_FRAMES as u32, callback as *mut c_void, (&raw mut context).cast(), 0);
+            }
+            None => (*walk).reason = u64::from(end::UNREADABLE),
         }
-        if (*state).stack.walk_end != u32::from(end::COMPLETE) {
+        (*state).stack.frame_count = (*walk).count as u32 & MAX_FRAMES as u32;
+        (*state).stack.walk_end = (*walk).reason as u32;
+        (*state).stack.stack_id = mix((*walk).hash, (*walk).reason);
+        (*state).stack.serial = target.serial;
+        (*state).stack.generation = target.generation;
+        if (*walk).reason != u64::from(end::COMPLETE) {
             sync::count(counter::STACKS_TRUNCATED);
+            ask_for_mappings(call, &(*walk).code, (*walk).reason, (*walk).at.pc);
         }
     }
+}
+
+/// What `bpf_loop` hands from frame to frame. The walk itself lies in the thread's scratch.
+#[repr(C)]
+struct Context {
+    state: *mut ThreadState,
+}
+
+/// The first return address. It lies at the top of the stack: a function's entry has not pushed anything yet.
+#[inline(always)]
+unsafe fn caller(state: *mut ThreadState) -> Option<u64> {
+    // SAFETY: the caller of `walk` promises that `state` is the running thread's own.
+    unsafe {
+        let at = &raw mut (*state).walk.at;
+        let mut window = Window::new(state);
+        let caller = if config::rule(rule::CALLER_FROM_STACK_TOP) {
+            let caller = window.word_at((*at).sp)?;
+            (*at).sp = (*at).sp.wrapping_add(8);
+            caller
+        } else {
+            // What a walk by frame pointers alone does: it misses the caller.
+            let frame = (*at).bp;
+            (*at).bp = window.word_at(frame)?;
+            (*at).sp = frame.wrapping_add(16);
+            window.word_at(frame.wrapping_add(8))?
+        };
+        (*at).pc = caller;
+        Some(caller)
+    }
+}
+
+/// Ends the walk.
+const STOP: i64 = 1;
+/// Goes on with the next frame.
+const GO_ON: i64 = 0;
+
+/// One frame: finds its rule and follows it to the caller. The verifier looks at this once: an unrolled or bounded loop
+/// of [`MAX_FRAMES`] frames costs it seconds.
+extern "C" fn frame(index: u64, context: *mut Context) -> i64 {
+    // SAFETY: `bpf_loop` hands over what `walk` gave it.
+    unsafe {
+        let state = (*context).state;
+        let walk = &raw mut (*state).walk;
+        let mut at = (*walk).at;
+        let address = at.pc.wrapping_sub(1).wrapping_add(at.exact);
+        let outcome = match rules::find(&(*walk).code, address) {
+            Ok(rule) => step(rule, &mut at, &mut Window::new(state)),
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = outcome {
+            (*walk).reason = u64::from(reason);
+            return STOP;
+        }
+        (*walk).at = at;
+        // The slot follows from the loop's own index, not from a count of ours: the verifier knows the bounds of the
+        // former anew at every turn and would have to follow the latter through all of them.
+        let slot = index as usize + 1;
+        if slot >= MAX_FRAMES {
+            return STOP;
+        }
+        keep(state, slot, if at.exact != 0 { at.pc | FRAME_EXACT } else { at.pc });
+    }
+    GO_ON
+}
+
+/// Notes a frame; `slot` is below [`MAX_FRAMES`].
+#[inline(always)]
+unsafe fn keep(state: *mut ThreadState, slot: usize, frame: u64) {
+    // SAFETY: the caller of `walk` promises that `state` is the running thread's own.
+    unsafe {
+        (*(&raw mut (*state).frames))[slot] = frame;
+        (*state).walk.hash = mix((*state).walk.hash, frame);
+        (*state).walk.count = slot as u64 + 1;
+    }
+}
+
+/// Tells the daemon, once per list, that the list of code mappings does not hold what this walk met.
+#[inline(always)]
+fn ask_for_mappings(call: &Call, code: &CodeList, reason: u64, pc: u64) {
+    let wanting = reason == u64::from(end::UNKNOWN_CODE) || reason == u64::from(end::STALE_MAPPINGS);
+    if wanting && rules::ask_once(code) {
+        tell_unknown_code(call, pc);
+    }
+}
+
+#[inline(always)]
+fn tell_unknown_code(call: &Call, address: u64) {
+    let event = Event {
+        kind: kind::UNKNOWN_CODE,
+        serial: call.target.serial,
+        tgid: call.tgid(),
+        tid: call.tid(),
+        address,
+        ..Event::default()
+    };
+    if EVENTS.output(&event, 0).is_err() {
+        sync::count(counter::EVENT_SEND_FAILED);
+    }
+}
+
+/// A range is about to be unmapped by the program itself.
+#[inline(always)]
+pub fn code_goes(call: &Call, address: u64, length: u64) {
+    if rules::overlaps(&rules::list_of(&call.target), address, address.wrapping_add(length))
+        && let Some(target) = TARGETS.get_ptr_mut(&call.tgid())
+    {
+        // SAFETY: a map value.
+        unsafe { (*target).flags |= target_flag::OBJECTS_GONE };
+    }
+}
+
+/// Code is about to be mapped by the program itself: a new generation begins if other code has gone before.
+#[inline(always)]
+pub fn code_comes(call: &Call) {
+    let Some(target) = TARGETS.get_ptr_mut(&call.tgid()) else { return };
+    // SAFETY: a map value.
+    unsafe {
+        if (*target).flags & target_flag::OBJECTS_GONE == 0 || !config::rule(rule::MAPPING_GENERATION) {
+            return;
+        }
+        (*target).flags &= !target_flag::OBJECTS_GONE;
+        (*target).generation += 1;
+    }
+    tell_unknown_code(call, 0);
 }
 
 /// One step of the stack hash.

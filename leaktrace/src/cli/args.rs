@@ -93,6 +93,16 @@ pub struct TraceArguments {
     /// Cap of the site table, in distinct stacks per process; some 590 bytes of kernel memory each.
     #[arg(long, value_name = "N", default_value_t = 32_768)]
     pub max_sites: u32,
+    /// How stacks are walked: by unwind tables made from each object's call frame information (by frame pointers where code
+    /// has none), or by frame pointers alone.
+    #[arg(long, value_enum, default_value_t = Unwind::Tables)]
+    pub unwind: Unwind,
+    /// Cap of all unwind tables, in rows of 4 bytes of kernel memory.
+    #[arg(long, value_name = "N", default_value_t = 8 << 20)]
+    pub max_unwind_rows: u32,
+    /// Where unwind tables are kept from one run to the next; "none": nowhere.
+    #[arg(long, value_name = "DIR", default_value = crate::unwind::Cache::DEFAULT_DIRECTORY)]
+    pub unwind_cache: PathBuf,
     /// Never write to a target, whatever that costs in coverage.
     #[arg(long)]
     pub no_target_writes: bool,
@@ -114,6 +124,10 @@ pub struct TraceArguments {
     /// Switch a rule of the kernel side off, to prove that its test notices.
     #[arg(long, value_name = "RULE", hide = true)]
     pub switch_off: Vec<String>,
+    /// Stop the allocating thread (SIGSTOP) at one allocation in N, and say so on stderr: for a debugger that looks at
+    /// the same stack.
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub stop_one_in: u32,
     /// Use this kind of kernel link instead of the best that the kernel has.
     #[arg(long, value_enum, hide = true)]
     pub link_mode: Option<Link>,
@@ -162,6 +176,15 @@ pub enum Format {
     Text,
     /// For programs.
     Json,
+}
+
+/// `--unwind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Unwind {
+    /// Unwind tables.
+    Tables,
+    /// Frame pointers alone.
+    FramePointers,
 }
 
 /// `--merge`.

@@ -10,8 +10,9 @@ use crate::{
     daemon::{CallRates, check_target, count_calls},
     kernel::{Kernel, LoadOptions},
     probe::{cost::CostTable, plan::ProbeRow},
-    process::host,
+    process::{host, maps},
     target::{TargetSpec, discover, preflight},
+    unwind::survey::{Surveyed, survey},
 };
 
 /// How long `--measure` counts. Short: while it counts, the target pays for the probes.
@@ -33,6 +34,7 @@ pub fn run(typed: &DoctorArguments) -> Result<(), Failure> {
     let Some(TargetSpec::Pids(pids)) = target else { return Ok(()) };
     for pid in pids {
         let rows = process(pid, &costs, &mut out)?;
+        unwind_tables(pid, &mut out)?;
         if let (true, Some(kernel)) = (typed.measure, &mut kernel) {
             let rates = count_calls(kernel, pid, &costs, WINDOW)?;
             prediction(&rates, &rows, &mut out).map_err(|error| closed(&error))?;
@@ -105,6 +107,48 @@ fn print_rows(pid: u32, name: &str, rows: &[ProbeRow], out: &mut impl Write) -> 
     }
     let source = rows.first().map_or_else(|| "unknown".to_owned(), |row| row.source.to_string());
     writeln!(out, "  costs are those of the traps, {source} on this host; leaktrace's own work comes on top")
+}
+
+/// What stacks of the process would be walked by.
+fn unwind_tables(pid: u32, out: &mut impl Write) -> Result<(), Failure> {
+    let mappings = maps::read(pid).map_err(|error| Failure::Failed(error.to_string()))?;
+    let objects = survey(pid, &mappings).map_err(|error| Failure::Failed(error.to_string()))?;
+    print_tables(&objects, out).map_err(|error| closed(&error))
+}
+
+fn print_tables(objects: &[Surveyed], out: &mut impl Write) -> io::Result<()> {
+    let tables = || objects.iter().filter_map(|object| object.outcome.as_ref().ok());
+    let rows: u64 = tables().map(|numbers| numbers.rows).sum();
+    let bytes: u64 = tables().map(|numbers| numbers.bytes).sum();
+    let took: Duration = tables().map(|numbers| numbers.took).sum();
+    writeln!(
+        out,
+        "  unwind tables: {} objects, {rows} rows, {} KiB of kernel memory, made in {:.0} ms (once: they are kept)",
+        tables().count(),
+        bytes / 1024,
+        took.as_secs_f64() * 1e3
+    )?;
+    writeln!(
+        out,
+        "  {:>10}  {:>8}  {:>6}  {:>11}  {:>8}  object",
+        "rows", "KiB", "rules", "unsupported", "ms"
+    )?;
+    for object in objects {
+        let name = object.name.display();
+        match &object.outcome {
+            Ok(numbers) => writeln!(
+                out,
+                "  {:>10}  {:>8}  {:>6}  {:>11}  {:>8.1}  {name}",
+                numbers.rows,
+                numbers.bytes / 1024,
+                numbers.rules,
+                numbers.unsupported,
+                numbers.took.as_secs_f64() * 1e3
+            )?,
+            Err(reason) => writeln!(out, "  {:>10}  {name}: {reason}", "none")?,
+        }
+    }
+    Ok(())
 }
 
 /// What tracing would cost the process, from the calls it makes.

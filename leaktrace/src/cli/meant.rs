@@ -6,9 +6,10 @@ use leaktrace_common::rule;
 
 use super::{
     Failure,
-    args::{Detail, Format, Group, Link, Merge, Sort, TargetArguments, TraceArguments},
+    args::{Detail, Format, Group, Link, Merge, Sort, TargetArguments, TraceArguments, Unwind},
 };
 use crate::{
+    daemon::UnwindMode,
     kernel::LinkMode,
     report::{
         OutputFormat,
@@ -21,6 +22,10 @@ use crate::{
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest time that is accepted anywhere; keeps arithmetic on clocks far from its limits.
 const MAX_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Fewer would not hold a C library.
+const MIN_UNWIND_ROWS: u32 = 1 << 10;
+/// 2 GiB of kernel memory.
+const MAX_UNWIND_ROWS: u32 = 1 << 29;
 /// The kernel's own limit of a PID (`PID_MAX_LIMIT`).
 const MAX_PID: u32 = 1 << 22;
 
@@ -47,12 +52,20 @@ pub struct TracePlan {
     pub max_live_blocks: u32,
     /// Cap of the site table.
     pub max_sites: u32,
+    /// How stacks are walked.
+    pub unwind: UnwindMode,
+    /// Cap of all unwind tables, rows.
+    pub max_unwind_rows: u32,
+    /// Where unwind tables are kept.
+    pub unwind_cache: Option<PathBuf>,
     /// More detail, kernel-side log.
     pub verbose: bool,
     /// Files to write, and their formats.
     pub outputs: Vec<(PathBuf, OutputFormat)>,
     /// Rules switched off (tests).
     pub rules_off: u64,
+    /// Stop threads at one allocation in so many (tests); 0: never.
+    pub stop_one_in: u32,
     /// Link mode to use.
     pub link_mode: Option<LinkMode>,
 }
@@ -102,15 +115,32 @@ impl TryFrom<TraceArguments> for TracePlan {
             json: typed.format == Format::Json,
             max_live_blocks: typed.max_live_blocks,
             max_sites: typed.max_sites,
+            unwind: match typed.unwind {
+                Unwind::Tables => UnwindMode::Tables,
+                Unwind::FramePointers => UnwindMode::FramePointers,
+            },
+            max_unwind_rows: max_unwind_rows(typed.max_unwind_rows)?,
+            unwind_cache: (typed.unwind_cache.as_os_str() != "none").then_some(typed.unwind_cache),
             verbose: typed.verbose,
             outputs: typed.output.into_iter().map(output).collect::<Result<_, _>>()?,
             rules_off: rules_off(&typed.switch_off)?,
+            stop_one_in: typed.stop_one_in,
             link_mode: typed.link_mode.map(|mode| match mode {
                 Link::Multi => LinkMode::Multi,
                 Link::Perf => LinkMode::Perf,
             }),
         })
     }
+}
+
+/// The rows' numbers have 32 bits, and the array one element for each 16.
+fn max_unwind_rows(typed: u32) -> Result<u32, Failure> {
+    if (MIN_UNWIND_ROWS..=MAX_UNWIND_ROWS).contains(&typed) {
+        return Ok(typed);
+    }
+    Err(Failure::Usage(format!(
+        "--max-unwind-rows {typed} is not possible: name a number from {MIN_UNWIND_ROWS} to {MAX_UNWIND_ROWS}"
+    )))
 }
 
 fn not_yet(asked: bool, option: &str, only: &str) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use leaktrace_common::{counter, hook::domain, record::SiteKey, walk::end};
 
+use super::code::CodeStatistics;
 use super::tracer::{MMAP_DOMAIN, Stack, Tracer};
 use crate::{
     ledger::{Ages, MappingLabel, SiteState},
@@ -12,7 +13,7 @@ use crate::{
         AgeClass, Amount, Change, Frame, Fullness, Growth, Loss, ProcessReport, Reason, Report, SiteReport,
         SortKey, Truth,
     },
-    symbolize::FrameId,
+    symbolize::{FrameId, Statistics},
     target::image::Image,
 };
 
@@ -217,6 +218,7 @@ impl Tracer {
             counter::NAMES.iter().zip(counters).map(|(name, value)| ((*name).to_owned(), value)).collect();
         named.insert(counter::NAMES[counter::SWEPT_BLOCKS].to_owned(), self.swept);
         named.remove(counter::NAMES[counter::CALIBRATION_HITS]);
+        named.extend(unwind_counters(&self.code.statistics()));
         Truth {
             lost: losses(&counters),
             unmatched_frees: counters[counter::UNMATCHED_FREES],
@@ -239,7 +241,7 @@ impl Tracer {
             tracked_bytes: processes.iter().map(|process| process.live.bytes).sum(),
             rss_bytes: sum(|process| process.rss_bytes),
             anonymous_bytes: anonymous,
-            notes: self.notes(),
+            notes: self.notes(&names),
             counters: named,
             own_cpu_s: own_cpu_seconds(),
             own_rss_bytes: status::read(std::process::id())
@@ -250,8 +252,8 @@ impl Tracer {
         }
     }
 
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+    fn notes(&self, names: &Statistics) -> Vec<String> {
+        let mut notes = names.notes();
         if self.plan.rules_off != 0 {
             let off: Vec<&str> = leaktrace_common::rule::ALL
                 .iter()
@@ -259,6 +261,12 @@ impl Tracer {
                 .map(|(name, _)| *name)
                 .collect();
             notes.push(format!("FOR TESTS ONLY: rules switched off: {}", off.join(", ")));
+        }
+        if self.plan.stop_one_in != 0 {
+            notes.push(format!(
+                "FOR TESTS ONLY: threads are stopped at one allocation in {}, and no return is probed",
+                self.plan.stop_one_in
+            ));
         }
         for image in self.images.values() {
             for note in &image.notes {
@@ -275,6 +283,14 @@ impl Tracer {
                 ));
             }
         }
+        let code = self.code.statistics();
+        notes.extend(code.failures);
+        if code.lists_refused > 0 {
+            notes.push(format!(
+                "{} lists of code mappings found no room: stacks of those processes end at their caller",
+                code.lists_refused
+            ));
+        }
         if self.stacks_unknown > 0 {
             notes.push(format!(
                 "{} stacks arrived for processes that were gone, or past the cap",
@@ -283,6 +299,29 @@ impl Tracer {
         }
         notes
     }
+}
+
+/// Unwind tables in numbers, under the names that JSON and the verbose report use.
+fn unwind_counters(code: &CodeStatistics) -> Vec<(String, u64)> {
+    let (store, workshop) = (&code.store, &code.workshop);
+    let milliseconds = u64::try_from(workshop.spent.as_millis()).unwrap_or(u64::MAX);
+    let numbers = [
+        ("unwind_tables", store.tables),
+        ("unwind_rows", u64::from(store.rows)),
+        ("unwind_rows_capacity", u64::from(store.row_capacity)),
+        ("unwind_bytes", store.bytes),
+        ("unwind_rules", store.rules),
+        ("unwind_tables_evicted", store.evicted),
+        ("unwind_tables_refused", store.refused),
+        ("unwind_tables_shared", store.shared),
+        ("unwind_tables_built", workshop.built),
+        ("unwind_tables_from_disk", workshop.from_disk),
+        ("unwind_tables_waiting", workshop.waiting),
+        ("unwind_objects_without_frames", workshop.no_frames),
+        ("unwind_build_ms", milliseconds),
+    ];
+    let failed = workshop.failed.iter().map(|(reason, count)| (format!("unwind_failed: {reason}"), *count));
+    numbers.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(failed).collect()
 }
 
 /// Of the stacks that hold live blocks, those that end early, by reason.

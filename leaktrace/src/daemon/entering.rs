@@ -19,13 +19,18 @@ use crate::{
         command::Command as CommandPlan,
         plan::{Plan, PlannedProbe},
     },
-    process::{Identity, ProcessError, RunState, SeccompMode},
+    process::{Identity, ProcessError, RunState, SeccompMode, status},
     target::{
         command::Held,
         discover::{self, Discovered},
         image::Image,
     },
 };
+
+/// How long entering a process waits for its unwind tables.
+const TABLE_PATIENCE: Duration = Duration::from_millis(1500);
+/// Readings of the mappings that are tried while libraries are being exchanged. Each exchange is told of anyway.
+const READINGS: usize = 4;
 
 impl Tracer {
     /// Enters a running process: every probe first, then the gate.
@@ -65,13 +70,17 @@ impl Tracer {
         let flags = self.flags(&image);
         let entry = |gate| Target { flags, ..target(&image, gate) };
         self.kernel.set_target(pid, &entry(if early { gate::OPEN } else { gate::CLOSED }))?;
+        // Ahead of need: the tables are being made while the probes are placed.
+        self.code.publish(&mut self.kernel.code, &mut self.frames, &mut image);
         if let Err(failure) = self.place(&mut image, &discovered.plan) {
             self.kernel.remove_target(pid);
+            self.code.forget(&mut self.kernel.code, image.serial);
             return Err(match check_target(pid) {
                 Err(gone) => gone,
                 Ok(_) => failure,
             });
         }
+        self.await_tables(&mut image);
         let entry = Target { flags, ..target(&image, gate::OPEN) };
         self.kernel.set_target(pid, &entry)?;
         announce(&image, &discovered.plan, begun.elapsed());
@@ -82,9 +91,38 @@ impl Tracer {
     /// Takes first readings, and opens the objects that stacks will lead to.
     pub(super) fn look_at(&mut self, image: &mut Image) {
         image.read_memory();
-        image.read_mappings();
+        self.read_code(image);
         image.rss_at_attach = image.rss;
-        self.frames.learn(image.pid, image.serial, &image.mappings);
+    }
+
+    /// Reads an image's mappings; says whether that brought code that was not known. The reading must fall into one
+    /// mapping generation: an address may mean something else in the next.
+    pub(super) fn read_code(&mut self, image: &mut Image) -> bool {
+        for _ in 0..READINGS {
+            let before = self.generation_of(image);
+            image.read_mappings();
+            if self.generation_of(image) == before {
+                self.frames.learn(image.pid, image.serial, &image.mappings);
+                return image.code.observe(before, &image.mappings);
+            }
+        }
+        false
+    }
+
+    /// The mapping generation of an image now; 0 before the kernel side knows it.
+    fn generation_of(&self, image: &Image) -> u32 {
+        let entry = self.kernel.target(image.pid).filter(|entry| entry.serial == image.serial);
+        entry.map_or(0, |entry| entry.generation)
+    }
+
+    /// Waits for an image's unwind tables: the first stacks are to be whole. What takes longer follows later.
+    pub(super) fn await_tables(&mut self, image: &mut Image) {
+        if !self.code.settle(&mut self.kernel.code, &mut self.frames, image, TABLE_PATIENCE) {
+            tracing::warn!(
+                "process {}: some unwind tables are still being made; stacks end at code without one until then",
+                image.pid
+            );
+        }
     }
 
     /// Places the probes of a plan that are not in place yet.
@@ -174,10 +212,29 @@ impl Tracer {
         let ended = held.release(name).await?;
         self.command = Some((pid, ended));
         image.identity = Identity::read(pid).unwrap_or(image.identity);
+        // It stops itself at exec, before its first instruction.
+        await_stop(pid).await;
         self.look_at(&mut image);
+        self.code.publish(&mut self.kernel.code, &mut self.frames, &mut image);
+        self.await_tables(&mut image);
+        let entry = Target { flags: self.flags(&image), ..target(&image, gate::OPEN) };
+        self.kernel.set_target(pid, &entry)?;
+        // SAFETY: a signal to the command that we started and stopped.
+        unsafe { libc::kill(i32::try_from(pid).unwrap_or(0), libc::SIGCONT) };
         announce(&image, plan, Duration::ZERO);
         self.images.insert(image.serial, image);
         Ok(())
+    }
+}
+
+/// Waits until our own command has stopped, for as long as anything at all may take.
+async fn await_stop(pid: u32) {
+    for _ in 0..200 {
+        match status::read(pid) {
+            Ok(status) if status.state == RunState::Stopped => return,
+            Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(_) => return,
+        }
     }
 }
 
@@ -187,10 +244,12 @@ pub(super) fn target(image: &Image, gate: u32) -> Target {
         serial: image.serial,
         gate,
         flags: if image.layered { target_flag::LAYERED } else { 0 },
-        generation: image.generation,
+        generation: image.code.latest().map_or(0, |(generation, _)| generation),
         r_debug: image.r_debug,
         allocator_start: image.allocator_text.0,
         allocator_end: image.allocator_text.1,
+        code_slot: image.code_slot,
+        pad: 0,
     }
 }
 

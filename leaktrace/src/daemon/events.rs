@@ -6,13 +6,18 @@ use leaktrace_common::{
     event::{Event, kind},
     record::target_flag,
     rule,
+    unwind::FRAME_EXACT,
 };
 
-use super::tracer::{Replaced, Stack, Tracer};
+use super::{
+    stopped,
+    tracer::{Replaced, Stack, Tracer},
+};
 use crate::{
     cli::Failure,
     kernel::{Attachment, StackRecord},
     ledger::MappingLabel,
+    object::address::AbsoluteAddress,
     process::{Identity, RunState, exit},
     report::model::Reason,
     target::{discover, image::Image},
@@ -38,24 +43,27 @@ impl Tracer {
     }
 
     pub(super) fn stack_seen(&mut self, record: &StackRecord) {
+        if let Some(line) = stopped::line(record) {
+            eprintln!("{line}");
+            return;
+        }
         let header = &record.header;
-        let Some(image) = self.images.get_mut(&header.serial) else {
-            self.stacks_unknown += 1;
-            return;
-        };
-        if self.stacks.len() >= MAX_STACKS {
+        if self.stacks.len() >= MAX_STACKS || !self.images.contains_key(&header.serial) {
             self.stacks_unknown += 1;
             return;
         }
-        if image.generation != header.generation || !image.knows(&record.frames) {
-            image.read_mappings();
-            image.generation = header.generation;
+        let known = |image: &Image| image.code.knows(header.generation, &plain(&record.frames));
+        if !self.images.get(&header.serial).is_some_and(known) {
+            self.renew_code(header.serial);
         }
-        let frames = record
-            .frames
-            .iter()
-            .map(|address| self.frames.intern(image.pid, image.serial, &image.mappings, *address, true))
-            .collect();
+        let Some(image) = self.images.get(&header.serial) else { return };
+        let mappings = image.code.of(header.generation);
+        let frames = record.frames.iter().map(|frame| {
+            let address = AbsoluteAddress(frame.0 & !FRAME_EXACT);
+            let is_return_address = frame.0 & FRAME_EXACT == 0;
+            self.frames.intern(image.pid, image.serial, &mappings, address, is_return_address)
+        });
+        let frames = frames.collect();
         let walk_end = u8::try_from(header.walk_end).unwrap_or(u8::MAX);
         self.stacks.insert((header.serial, header.stack_id), Stack { frames, walk_end });
     }
@@ -69,7 +77,31 @@ impl Tracer {
                 self.image_ended(event.serial, &exit::describe_wait_status(status));
             }
             kind::LINK_MAP => self.link_map_changed(event),
+            kind::UNKNOWN_CODE => {
+                if !self.renew_code(event.serial) {
+                    self.code.asked_in_vain(event.serial);
+                }
+            }
             _ => self.mapping_event(event),
+        }
+    }
+
+    /// Reads an image's code again and puts what is new into force. Returns whether anything was.
+    pub(super) fn renew_code(&mut self, serial: u32) -> bool {
+        let Some(mut image) = self.images.remove(&serial) else { return false };
+        let news = image.ended.is_none() && self.read_code(&mut image);
+        if news {
+            self.code.publish(&mut self.kernel.code, &mut self.frames, &mut image);
+        }
+        self.images.insert(serial, image);
+        news
+    }
+
+    /// Unwind tables have been made: the lists that waited for them are made again.
+    pub fn tables_made(&mut self) {
+        for serial in self.code.take_finished(&mut self.kernel.code) {
+            let Some(image) = self.images.get_mut(&serial) else { continue };
+            self.code.publish(&mut self.kernel.code, &mut self.frames, image);
         }
     }
 
@@ -105,6 +137,14 @@ impl Tracer {
     }
 
     pub(super) fn link_map_changed(&mut self, event: &Event) {
+        self.renew_code(event.serial);
+        if event.extra != 0
+            && let Some(mut image) = self.images.remove(&event.serial)
+        {
+            // It waits for us: its next stacks shall be whole.
+            self.await_tables(&mut image);
+            self.images.insert(event.serial, image);
+        }
         if self.replaced.contains_key(&event.tgid) {
             self.try_new_image(event.tgid);
         } else if let Err(failure) = self.look_for_new_allocators(event.serial)
@@ -204,6 +244,8 @@ impl Tracer {
             return;
         }
         image.ended = Some(how.to_owned());
+        // What its own files say of generated code is read while they can be reached.
+        self.frames.process_ending(serial);
         image.hooks = Attachment::default();
         image.linker = Attachment::default();
         self.last_end = Some(how.to_owned());
@@ -229,10 +271,16 @@ impl Tracer {
             return;
         }
         self.images.remove(&serial);
+        self.code.forget(&mut self.kernel.code, serial);
         self.retired.insert(serial);
         self.sweeping = true;
         self.ledger.forget(serial);
         self.frames.forget_process(serial);
         self.stacks.retain(|(of, _), _| *of != serial);
     }
+}
+
+/// Frames as addresses.
+fn plain(frames: &[AbsoluteAddress]) -> Vec<AbsoluteAddress> {
+    frames.iter().map(|frame| AbsoluteAddress(frame.0 & !FRAME_EXACT)).collect()
 }

@@ -1,5 +1,6 @@
 //! The daemon: the one event loop ([`trace`]), and the state it works on ([`tracer`]).
 
+mod code;
 mod compose;
 mod ending;
 mod entering;
@@ -8,6 +9,7 @@ mod events;
 mod measure;
 mod recycle;
 mod stdout;
+mod stopped;
 mod tracer;
 mod upkeep;
 
@@ -31,6 +33,7 @@ use crate::{
         model::{Reason, Report},
     },
 };
+pub use code::UnwindMode;
 pub use ending::{Ending, EndingSignal};
 pub use entering::check_target;
 pub use measure::{CallRates, count_calls};
@@ -146,6 +149,7 @@ async fn run_fallible(
                 if let Ok(mut guard) = guard { guard.clear_ready(); }
                 tracer.drain();
             }
+            () = tracer.code.ready() => tracer.tables_made(),
             _ = reports.tick() => {
                 tracer.drain();
                 let report = tracer.report(Reason::Interval);

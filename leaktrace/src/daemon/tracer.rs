@@ -3,21 +3,28 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     os::fd::OwnedFd,
+    path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use leaktrace_common::hook::domain;
 use tokio::sync::oneshot;
 
-use super::{check_target, epoch_keeper::EpochKeeper, recycle::Recycler};
+use super::{
+    check_target,
+    code::{CodeKeeper, UnwindMode},
+    epoch_keeper::EpochKeeper,
+    recycle::Recycler,
+};
 use crate::{
     cli::{Failure, meant::TracePlan},
-    kernel::{Attachment, Kernel, LinkMode, LoadOptions, Logger, Rings, Sweeper},
+    kernel::{Attachment, CodeCapacity, Kernel, LinkMode, LoadOptions, Logger, Rings, Sweeper},
     ledger::Ledger,
     probe::cost::CostTable,
     report::model::Report,
     symbolize::{FrameId, FrameStore},
     target::{TargetSpec, image::Image},
+    unwind::Cache,
 };
 
 /// A stack whose frames have been normalised.
@@ -45,6 +52,7 @@ pub struct Tracer {
     pub(super) images: BTreeMap<u32, Image>,
     pub(super) stacks: HashMap<(u32, u64), Stack>,
     pub(super) keeper: EpochKeeper,
+    pub(super) code: CodeKeeper,
     pub(super) recycler: Recycler,
     pub(super) started: Instant,
     pub(super) started_unix_s: f64,
@@ -85,6 +93,8 @@ impl Tracer {
             rules_off: plan.rules_off,
             log: plan.verbose,
             count_hits: false,
+            stop_one_in: plan.stop_one_in,
+            code: CodeCapacity { rows: plan.max_unwind_rows, ..CodeCapacity::default() },
             link_mode: plan.link_mode,
         };
         let (mut kernel, rings, sweeper) = Kernel::load(&options)?;
@@ -94,7 +104,13 @@ impl Tracer {
             LinkMode::Multi => kernel.calibrate()?,
             LinkMode::Perf => CostTable::default(),
         };
+        let cache = match plan.unwind {
+            UnwindMode::Tables => plan.unwind_cache.as_deref().and_then(open_cache),
+            UnwindMode::FramePointers => None,
+        };
+        let code = CodeKeeper::new(plan.unwind, plan.rules_off, cache, &mut kernel.code)?;
         let mut tracer = Self {
+            code,
             keeper: EpochKeeper::new(plan.min_age, plan.interval, plan.rules_off),
             started: Instant::now(),
             started_unix_s: unix_now(),
@@ -147,6 +163,17 @@ impl Tracer {
     /// Time since tracing began.
     pub fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+/// The disk cache of unwind tables. Tracing does without if it cannot be had.
+fn open_cache(directory: &Path) -> Option<Cache> {
+    match Cache::open(directory, Cache::DEFAULT_BYTES) {
+        Ok(cache) => Some(cache),
+        Err(error) => {
+            tracing::warn!("{error}; unwind tables are made anew");
+            None
+        }
     }
 }
 

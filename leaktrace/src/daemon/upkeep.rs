@@ -40,6 +40,8 @@ impl Tracer {
         if let Err(error) = recycled {
             tracing::error!("{error}");
         }
+        self.code.keep_house(&mut self.kernel.code);
+        self.tables_made();
         self.sweep();
         self.watch_losses();
         self.refill_log();

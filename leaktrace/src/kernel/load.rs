@@ -18,8 +18,9 @@ use leaktrace_common::{
 };
 
 use super::{
-    ControlPage, KernelError, Logger, Rings, RowTable, Sweeper,
+    CodeCapacity, CodeMemory, ControlPage, KernelError, Logger, Rings, RowTable, Sweeper,
     btf::KernelTypes,
+    code::CODE_SLOTS,
     error::{chain, is_permission},
 };
 
@@ -59,6 +60,10 @@ pub struct LoadOptions {
     pub log: bool,
     /// Whether calls are counted per function; costs some 20 ns a call.
     pub count_hits: bool,
+    /// Stop threads (SIGSTOP) at one allocation in so many, for tests; 0: never. Returns are not probed then.
+    pub stop_one_in: u32,
+    /// Room for unwind tables.
+    pub code: CodeCapacity,
     /// Link mode to use; `None`: the best that this kernel has.
     pub link_mode: Option<LinkMode>,
 }
@@ -71,6 +76,8 @@ impl Default for LoadOptions {
             rules_off: 0,
             log: false,
             count_hits: false,
+            stop_one_in: 0,
+            code: CodeCapacity::default(),
             link_mode: None,
         }
     }
@@ -81,6 +88,7 @@ pub struct Kernel {
     pub(super) ebpf: Ebpf,
     pub(super) link_mode: LinkMode,
     pub(super) rules_off: u64,
+    pub(super) stop_one_in: u32,
     targets: HashMap<MapData, u32, Target>,
     sites: HashMap<MapData, SiteKey, u32>,
     free_rows: Queue<MapData, u32>,
@@ -91,6 +99,8 @@ pub struct Kernel {
     pub rows: RowTable,
     /// Epochs and limits.
     pub control: ControlPage,
+    /// Unwind tables and code mappings.
+    pub code: CodeMemory,
 }
 
 impl Kernel {
@@ -115,7 +125,11 @@ impl Kernel {
         let live: HashMap<_, LiveKey, LiveBlock> = convert(live, "LIVE")?;
         let rows = RowTable::map(clone_fd(&take(&mut ebpf, "ROWS")?, "ROWS")?, options.max_sites)?;
         let control = ControlPage::map(clone_fd(&take(&mut ebpf, "CONTROL")?, "CONTROL")?)?;
+        let code = CodeMemory::map(options.code, |name| {
+            clone_fd(ebpf.map(name).ok_or_else(|| KernelError::map("find", name, "not in the object"))?, name)
+        })?;
         let kernel = Self {
+            code,
             targets: convert(take(&mut ebpf, "TARGETS")?, "TARGETS")?,
             sites: convert(take(&mut ebpf, "SITES")?, "SITES")?,
             free_rows: convert(take(&mut ebpf, "FREE_ROWS")?, "FREE_ROWS")?,
@@ -126,6 +140,7 @@ impl Kernel {
             control,
             link_mode,
             rules_off: options.rules_off,
+            stop_one_in: options.stop_one_in,
             ebpf,
         };
         Ok((kernel, rings, Sweeper::new(live, live_fd)))
@@ -249,11 +264,16 @@ fn open_object(options: &LoadOptions, types: &KernelTypes) -> Result<Ebpf, Kerne
         .override_global("MM_XOL_AREA_OFFSET", &trampoline[1], true)
         .override_global("XOL_AREA_ADDRESS_OFFSET", &trampoline[2], true)
         .override_global("COUNT_HITS", &count_hits, true)
+        .override_global("STOP_ONE_IN", &options.stop_one_in, true)
         .override_global("OWN_TGID", &own, true)
         .map_max_entries("LIVE", options.max_live_blocks)
         .map_max_entries("SITES", options.max_sites)
         .map_max_entries("ROWS", options.max_sites)
         .map_max_entries("FREE_ROWS", options.max_sites)
+        .map_max_entries("CODE_HEADS", CODE_SLOTS)
+        .map_max_entries("CODE", options.code.entries)
+        .map_max_entries("UNWIND_PAGES", options.code.pages)
+        .map_max_entries("UNWIND_ROWS", options.code.lines())
         .load(OBJECT)
         .map_err(|error| load_error("object", &error))
 }

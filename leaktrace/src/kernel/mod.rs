@@ -4,6 +4,7 @@
 mod attach;
 mod btf;
 mod calibrate;
+mod code;
 mod error;
 mod grace;
 mod live;
@@ -15,6 +16,7 @@ mod shared;
 
 pub use attach::{AttachPoint, Attachment};
 pub use calibrate::{Measurement, Stub, stubs};
+pub use code::{CODE_SLOTS, CodeCapacity, CodeMemory};
 pub use error::KernelError;
 pub use grace::wait_for_running_programs;
 pub use live::Sweeper;

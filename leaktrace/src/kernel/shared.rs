@@ -132,7 +132,7 @@ impl ControlPage {
     }
 }
 
-fn map_fd(fd: impl AsFd, bytes: usize, map: &'static str) -> Result<MmapRaw, KernelError> {
+pub(super) fn map_fd(fd: impl AsFd, bytes: usize, map: &'static str) -> Result<MmapRaw, KernelError> {
     MmapOptions::new()
         .len(bytes)
         .map_raw(fd.as_fd().as_raw_fd())

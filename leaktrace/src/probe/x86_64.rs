@@ -171,10 +171,10 @@ impl<'a> Walk<'a> {
         goes_on
     }
 
-    /// Neither an argument register nor the frame pointer is written.
+    /// Neither an argument register nor one that the walk of the stack begins with is written.
     fn keeps_registers(&mut self, instruction: &Instruction) -> bool {
         let arguments = ARGUMENTS.iter().take(usize::from(self.needs.arguments));
-        let needed: Vec<Register> = arguments.copied().chain([Register::RBP]).collect();
+        let needed: Vec<Register> = arguments.copied().chain([Register::RBP, Register::RBX]).collect();
         let used = self.info.info(instruction).used_registers();
         !used.iter().any(|use_| is_write(use_.access()) && needed.contains(&use_.register().full_register()))
     }

@@ -11,6 +11,7 @@ pub mod maps;
 pub mod memory;
 pub mod namespace;
 pub mod status;
+pub mod vdso;
 
 use std::fs::File;
 use std::io::{self, Read};

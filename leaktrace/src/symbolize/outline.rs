@@ -4,9 +4,11 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
-use crate::object::address::{FileOffset, VirtualOffset};
+use crate::object::address::{AbsoluteAddress, FileOffset, VirtualOffset};
 
 const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
@@ -18,6 +20,7 @@ const MAX_BUILD_ID: usize = 64;
 
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
+const PF_X: u32 = 1;
 const SHT_NOTE: u32 = 7;
 const SHT_NOBITS: u32 = 8;
 const SHF_COMPRESSED: u64 = 0x800;
@@ -46,6 +49,8 @@ pub struct Segment {
     pub address: VirtualOffset,
     /// Bytes in the file.
     pub length: u64,
+    /// Holds code.
+    pub executable: bool,
 }
 
 /// A section header, as far as it matters for names.
@@ -120,10 +125,30 @@ impl Outline {
         })
     }
 
+    /// What an address has to be reduced by to become one of the object's own, for code mapped from `offset` on to
+    /// `start` on, `length` bytes of it. Mappings begin at whole pages, so `offset` may lie before the segment.
+    pub fn load_bias(&self, start: AbsoluteAddress, offset: FileOffset, length: u64) -> Option<u64> {
+        let end = offset.checked_add(length)?;
+        let inside = |segment: &&Segment| {
+            segment.executable
+                && segment.offset < end
+                && segment.offset.checked_add(segment.length).is_some_and(|behind| behind > offset)
+        };
+        let segment = self.segments.iter().find(inside)?;
+        let address = segment.address.0.wrapping_add(offset.0).wrapping_sub(segment.offset.0);
+        Some(start.0.wrapping_sub(address))
+    }
+
     /// The separate debug file that `.gnu_debuglink` names, and its CRC-32. Only a plain file name is believed.
     pub fn debug_link(&self, file: &File) -> Option<(String, u32)> {
         let section = self.section(".gnu_debuglink").filter(|section| section.length <= 4096)?;
         parse_debug_link(&read_at(file, section.offset, length(section.length)).ok()?)
+    }
+
+    /// What `.gnu_debugaltlink` leads to: a file that several debug files share (made by `dwz`), and its build ID.
+    pub fn alternate_link(&self, file: &File) -> Option<(PathBuf, Vec<u8>)> {
+        let section = self.section(".gnu_debugaltlink").filter(|section| section.length <= 8192)?;
+        parse_alternate_link(&read_at(file, section.offset, length(section.length)).ok()?)
     }
 
     fn find_build_id(&self, file: &File, programs: &[u8]) -> Option<Vec<u8>> {
@@ -168,6 +193,7 @@ fn segments(programs: &[u8]) -> Vec<Segment> {
         offset: FileOffset(u64_at(header, 8)),
         address: VirtualOffset(u64_at(header, 16)),
         length: u64_at(header, 32),
+        executable: u32_at(header, 4) & PF_X != 0,
     };
     loadable.map(segment).collect()
 }
@@ -220,6 +246,14 @@ fn parse_debug_link(section: &[u8]) -> Option<(String, u32)> {
     let plain = !name.is_empty() && !name.contains('/') && name != ".." && name != ".";
     let checksum = section.get((end + 4) & !3..)?.first_chunk::<4>()?;
     plain.then(|| (name.to_owned(), u32::from_le_bytes(*checksum)))
+}
+
+fn parse_alternate_link(section: &[u8]) -> Option<(PathBuf, Vec<u8>)> {
+    let end = section.iter().position(|&byte| byte == 0)?;
+    let path = PathBuf::from(std::ffi::OsStr::from_bytes(section.get(..end)?));
+    let build_id = section.get(end + 1..)?;
+    let usable = end > 0 && (1..=MAX_BUILD_ID).contains(&build_id.len());
+    usable.then(|| (path, build_id.to_vec()))
 }
 
 /// A length as the machine counts; what does not fit will fail to be read.
@@ -310,6 +344,16 @@ mod tests {
         {
             assert_eq!(parse_debug_link(hostile), None);
         }
+    }
+
+    #[test]
+    fn an_alternate_link_is_a_path_and_a_build_id() {
+        let parsed = parse_alternate_link(b"/usr/lib/debug/.dwz/x\0\x01\x02");
+        assert_eq!(parsed, Some((PathBuf::from("/usr/lib/debug/.dwz/x"), vec![1, 2])));
+        for broken in [&b""[..], b"abc", b"abc\0", b"\0\x01"] {
+            assert_eq!(parse_alternate_link(broken), None);
+        }
+        assert_eq!(parse_alternate_link(&[&b"x\0"[..], &[1; 65]].concat()), None);
     }
 
     #[test]

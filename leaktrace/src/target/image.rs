@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use crate::{
     kernel::Attachment,
     ledger::{IntervalMap, MappingLabel, SiteState},
-    object::address::AbsoluteAddress,
     process::{ExitWatch, Identity, Mapping, RunState, maps, memory, status},
+    target::code::CodeMappings,
 };
 
 /// A traced process image and what belongs to it.
@@ -21,8 +21,8 @@ pub struct Image {
     pub watch: Option<ExitWatch>,
     /// Mappings at the last reading.
     pub mappings: Vec<Mapping>,
-    /// Generation that `mappings` belongs to.
-    pub generation: u32,
+    /// Its code, by mapping generation.
+    pub code: CodeMappings,
     /// Anonymous mappings made while traced.
     pub intervals: IntervalMap,
     /// Readings of the sites of mappings.
@@ -37,6 +37,8 @@ pub struct Image {
     pub r_debug: u64,
     /// Start and end of the code of the object whose `free` is hooked first; 0 if unknown.
     pub allocator_text: (u64, u64),
+    /// Where the kernel side finds its code mappings; 0 if it has none.
+    pub code_slot: u32,
     /// More than one allocator is hooked.
     pub layered: bool,
     /// Resident bytes when its gate opened.
@@ -65,7 +67,7 @@ impl Image {
             serial,
             watch: ExitWatch::open_same(identity.pid, identity.start_ticks).ok(),
             mappings: Vec::new(),
-            generation: 0,
+            code: CodeMappings::default(),
             intervals: IntervalMap::default(),
             mapping_sites: HashMap::new(),
             hooks: Attachment::default(),
@@ -73,6 +75,7 @@ impl Image {
             probed: HashSet::new(),
             r_debug: 0,
             allocator_text: (0, 0),
+            code_slot: 0,
             layered: false,
             rss_at_attach: None,
             rss: None,
@@ -115,11 +118,6 @@ impl Image {
             self.anonymous = Some(mapped.heap_bytes.saturating_add(mapped.anonymous_bytes));
             self.mappings = mappings;
         }
-    }
-
-    /// Whether every address lies in a mapping that is known.
-    pub fn knows(&self, addresses: &[AbsoluteAddress]) -> bool {
-        addresses.iter().all(|address| maps::find(&self.mappings, *address).is_some())
     }
 
     /// Ranges that are mapped without a file now, for repairing the interval map after a loss.

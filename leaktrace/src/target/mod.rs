@@ -1,5 +1,6 @@
 //! What to trace: resolving what the user named, entering it, noticing what becomes of it.
 
+pub mod code;
 pub mod command;
 pub mod discover;
 pub mod image;

@@ -5,6 +5,7 @@
 //! own, `store` gives tables their place in the kernel side's memory. Everything but `sections`, `cache` and
 //! `workshop` is pure: bytes and values in, values out.
 
+mod cache;
 pub mod compile;
 mod entries;
 #[cfg(test)]
@@ -12,15 +13,29 @@ mod forged;
 mod functions;
 #[cfg(test)]
 mod hand_made;
+mod pool;
 #[cfg(test)]
 mod real;
 mod rows;
 pub mod sections;
 #[cfg(test)]
 mod soundness;
+mod store;
+pub mod survey;
 mod table;
+mod workshop;
 pub mod x86_64;
 
+pub use cache::{Cache, CacheError, CacheStatistics, Flaw};
 pub use compile::{Limits, Refusal, compile, compile_observed};
+pub use pool::{Pool, Span};
 pub use sections::{Sections, SectionsError};
+pub use store::{
+    FRAME_POINTER_RULE, Full, MAX_TABLES, Memory, Place, Retired, Store, StoreStatistics, TableId, TableKey,
+    UNSUPPORTED_RULE,
+};
 pub use table::{Statistics, Table};
+pub use workshop::{
+    Failure, Finished, MAX_ORDERS, Order, Origin, Outcome, Ready, Source, Workshop, WorkshopError,
+    WorkshopStatistics,
+};

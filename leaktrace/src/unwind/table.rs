@@ -46,8 +46,7 @@ impl Table {
         let page = self.pages.get(usize::try_from(inside >> PAGE_SHIFT).ok()?)?;
         let low = inside as u32 & 0xffff;
         let row = |index: u32| self.rows.get(index as usize).copied();
-        let found =
-            last_not_behind::<17>(page.first, page.count, |index| row(index).map(|row| row >> 16 > low))?;
+        let found = last_not_behind(page.first, page.count, |index| row(index).map(|row| row >> 16 > low))?;
         self.rules.get(row(found)? as usize & 0xffff).copied()
     }
 

@@ -11,6 +11,8 @@ pub struct Report {
     pub schema: u32,
     /// Why it was made.
     pub reason: Reason,
+    /// When, seconds since 1970.
+    pub at_unix_s: f64,
     /// Process images.
     pub processes: Vec<Process>,
     /// What is not known.
@@ -95,6 +97,26 @@ pub struct Age {
 pub struct Frame {
     /// Function.
     pub function: Option<String>,
+    /// Object as the target sees it.
+    #[serde(default)]
+    pub object: Option<String>,
+    /// Source file.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// Source line.
+    #[serde(default)]
+    pub line: Option<u32>,
+    /// Inlined into the next frame.
+    #[serde(default)]
+    pub inlined: bool,
+}
+
+impl Frame {
+    /// Whether it is code of the C library or of the dynamic linker.
+    pub fn is_of_the_c_library(&self) -> bool {
+        let name = self.object.as_deref().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+        ["libc.", "libc-", "ld-"].iter().any(|beginning| name.starts_with(beginning))
+    }
 }
 
 /// The truth line.
@@ -106,10 +128,15 @@ pub struct Truth {
     pub lost: Vec<Loss>,
     /// Times in which nothing was seen, in words.
     pub blind_windows: Vec<String>,
+    /// Stacks that end early, by reason.
+    pub truncated_stacks: BTreeMap<String, i64>,
     /// Frees of unknown blocks.
     pub unmatched_frees: i64,
     /// Fullness.
     pub live_map: Fullness,
+    /// Anything else, one sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Kernel-side counters.
     pub counters: BTreeMap<String, i64>,
 }

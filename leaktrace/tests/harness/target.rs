@@ -86,6 +86,11 @@ impl Target {
         Ok(TargetBuilder { command: Command::new(program::path(name)?) })
     }
 
+    /// Prepares any other command that speaks the protocol.
+    pub fn command(command: Command) -> TargetBuilder {
+        TargetBuilder { command }
+    }
+
     /// Starts a program that takes no arguments.
     pub fn start(name: &str) -> Outcomes<Self> {
         Self::prepare(name)?.start()

@@ -1,0 +1,464 @@
+//! Keeps the kernel side's lists of code mappings up to date: for each process image a list, for each object in it an
+//! unwind table, made ahead of need. What is written here is read by walks at once; what nothing leads to any more is
+//! reused after every walk that might still see it has ended.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use leaktrace_common::unwind::{CodeEntry, Page, Rule, code_kind};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::{
+    cli::Failure,
+    kernel::{CODE_SLOTS, CodeMemory, wait_for_running_programs},
+    process::{Mapping, vdso},
+    symbolize::{FrameStore, ObjectId},
+    target::image::Image,
+    unwind::{
+        Cache, Finished, Memory, Order, Outcome, Pool, Retired, Source, Span, Store, StoreStatistics,
+        TableId, Workshop, WorkshopStatistics,
+    },
+};
+
+/// First address that no process can map: the kernel's own pages (vsyscall) lie above.
+const ADDRESS_LIMIT: u64 = 1 << 56;
+/// Sentences about objects whose unwind information could not be read that are kept for the report.
+const MAX_FAILURES: usize = 32;
+/// How long a process that asked in vain is not listened to.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+impl Memory for CodeMemory {
+    fn write_rows(&mut self, first: u32, rows: &[u32]) {
+        Self::write_rows(self, first, rows);
+    }
+    fn write_pages(&mut self, first: u32, pages: &[Page]) {
+        Self::write_pages(self, first, pages);
+    }
+    fn write_rule(&mut self, number: u16, rule: Rule) {
+        Self::write_rule(self, number, rule);
+    }
+}
+
+/// What unwind tables are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Object {
+    File(ObjectId),
+    Vdso,
+}
+
+/// What is known of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unwinding {
+    Pending,
+    Table(TableId),
+    FramePointer,
+    Unreadable,
+    NoRoom,
+}
+
+/// What is in force for a process image.
+struct Published {
+    slot: u32,
+    list: Span,
+    header: CodeEntry,
+    tables: Vec<TableId>,
+    pending: HashSet<Object>,
+    asked: Option<Instant>,
+}
+
+/// Room that becomes free once no walk can see it.
+#[derive(Default)]
+struct Leaving {
+    lists: Vec<Span>,
+    slots: Vec<u32>,
+    tables: Vec<Retired>,
+}
+
+impl Leaving {
+    fn is_empty(&self) -> bool {
+        self.lists.is_empty() && self.slots.is_empty() && self.tables.is_empty()
+    }
+}
+
+/// How stacks are walked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnwindMode {
+    /// By unwind tables, by frame pointers where code has none.
+    #[default]
+    Tables,
+    /// By frame pointers alone.
+    FramePointers,
+}
+
+/// Numbers for the report.
+pub struct CodeStatistics {
+    /// Tables in the kernel side's memory.
+    pub store: StoreStatistics,
+    /// Their making.
+    pub workshop: WorkshopStatistics,
+    /// Objects whose unwind information could not be read: a sentence each.
+    pub failures: Vec<String>,
+    /// Lists that found no room.
+    pub lists_refused: u64,
+}
+
+/// See the module.
+pub struct CodeKeeper {
+    mode: UnwindMode,
+    rules_off: u64,
+    store: Store,
+    workshop: Workshop,
+    lists: Pool,
+    slots: Vec<u32>,
+    lists_made: u64,
+    lists_refused: u64,
+    objects: HashMap<Object, Unwinding>,
+    tickets: HashMap<u64, Object>,
+    next_ticket: u64,
+    /// Objects that the workshop had no room for yet.
+    queue: VecDeque<Order>,
+    published: HashMap<u32, Published>,
+    leaving: Leaving,
+    waiting: Option<(JoinHandle<()>, Leaving)>,
+    failures: BTreeSet<String>,
+}
+
+impl CodeKeeper {
+    /// Nothing is published yet.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn new(
+        mode: UnwindMode,
+        rules_off: u64,
+        cache: Option<Cache>,
+        memory: &mut CodeMemory,
+    ) -> Result<Self, Failure> {
+        let capacity = memory.capacity();
+        let workshop = Workshop::new(Workshop::default_threads(), cache)
+            .map_err(|error| Failure::Failed(error.to_string()))?;
+        let mut lists = Pool::new(capacity.entries);
+        // Element 0 stays empty: a head of 0 leads to nothing.
+        let _ = lists.take(1);
+        Ok(Self {
+            mode,
+            rules_off,
+            store: Store::new(capacity.rows, capacity.pages, memory),
+            workshop,
+            lists,
+            // Slot 0 stays empty too.
+            slots: (1..CODE_SLOTS).rev().collect(),
+            lists_made: 0,
+            lists_refused: 0,
+            objects: HashMap::new(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            queue: VecDeque::new(),
+            published: HashMap::new(),
+            leaving: Leaving::default(),
+            waiting: None,
+            failures: BTreeSet::new(),
+        })
+    }
+
+    /// Puts what is known of an image's code into force, and has tables made of what has none yet.
+    pub fn publish(&mut self, memory: &mut CodeMemory, frames: &mut FrameStore, image: &mut Image) {
+        let Some((generation, mappings)) = image.code.latest() else { return };
+        let mut pending = HashSet::new();
+        let mut tables = Vec::new();
+        let mut entries = vec![CodeEntry::default()];
+        let whole = [whole_address_space()];
+        match self.mode {
+            UnwindMode::FramePointers => entries.extend(whole),
+            UnwindMode::Tables => {
+                for mapping in mappings.iter().filter(|mapping| mapping.start.0 < ADDRESS_LIMIT) {
+                    entries.push(self.entry(frames, image, mapping, &mut tables, &mut pending));
+                }
+            }
+        }
+        if image.code_slot == 0 {
+            image.code_slot = self.slots.pop().unwrap_or(0);
+        }
+        let length = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        let list = (image.code_slot != 0).then(|| self.lists.take(length)).flatten();
+        let Some(list) = list else {
+            self.lists_refused += 1;
+            tables.into_iter().for_each(|table| self.store.release(table));
+            return;
+        };
+        self.lists_made += 1;
+        let header = CodeEntry {
+            start: self.lists_made,
+            end: u64::from(generation),
+            kind: code_kind::HEADER,
+            count: length - 1,
+            ..CodeEntry::default()
+        };
+        entries[0] = header;
+        memory.write_entries(list.first(), &entries);
+        memory.set_head(image.code_slot, list.first());
+        let published = Published { slot: image.code_slot, list, header, tables, pending, asked: None };
+        if let Some(old) = self.published.insert(image.serial, published) {
+            self.leaving.lists.push(old.list);
+            old.tables.into_iter().for_each(|table| self.store.release(table));
+        }
+    }
+
+    /// Waits until every table of an image has been made, at most `patience`. Returns whether all have.
+    pub fn settle(
+        &mut self,
+        memory: &mut CodeMemory,
+        frames: &mut FrameStore,
+        image: &mut Image,
+        patience: Duration,
+    ) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            let open = self.published.get(&image.serial).map_or(0, |published| {
+                published.pending.iter().filter(|object| self.is_pending(**object)).count()
+            });
+            if open == 0 {
+                break;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.workshop.finished(left) {
+                Some(finished) => self.finished(memory, finished),
+                None => break,
+            }
+        }
+        self.publish(memory, frames, image);
+        self.published.get(&image.serial).is_some_and(|published| published.pending.is_empty())
+    }
+
+    /// Takes in what has been made. Returns the images whose lists are to be published again.
+    pub fn take_finished(&mut self, memory: &mut CodeMemory) -> Vec<u32> {
+        while let Some(finished) = self.workshop.try_finished() {
+            self.finished(memory, finished);
+        }
+        let objects = &self.objects;
+        let done = |object: &Object| objects.get(object) != Some(&Unwinding::Pending);
+        let ready = self.published.iter().filter(|(_, published)| published.pending.iter().any(done));
+        ready.map(|(serial, _)| *serial).collect()
+    }
+
+    /// Returns when [`Self::take_finished`] has something.
+    pub async fn ready(&self) {
+        self.workshop.ready().await;
+    }
+
+    /// An image has gone.
+    pub fn forget(&mut self, memory: &mut CodeMemory, serial: u32) {
+        let Some(published) = self.published.remove(&serial) else { return };
+        memory.set_head(published.slot, 0);
+        self.leaving.lists.push(published.list);
+        self.leaving.slots.push(published.slot);
+        published.tables.into_iter().for_each(|table| self.store.release(table));
+    }
+
+    /// A walk met code that the list in force does not have, and a new reading brought nothing new. The list's own note
+    /// keeps it from asking again; [`Self::keep_house`] takes the note away after a while.
+    pub fn asked_in_vain(&mut self, serial: u32) {
+        if let Some(published) = self.published.get_mut(&serial) {
+            published.asked.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Frees what no walk can see any more, and listens again to who asked in vain.
+    pub fn keep_house(&mut self, memory: &mut CodeMemory) {
+        for published in self.published.values_mut() {
+            if published.asked.is_some_and(|asked| asked.elapsed() > ASK_AGAIN) {
+                published.asked = None;
+                memory.write_entries(published.list.first(), &[published.header]);
+            }
+        }
+        if self.waiting.as_ref().is_some_and(|(wait, _)| wait.is_finished())
+            && let Some((_, left)) = self.waiting.take()
+        {
+            left.lists.into_iter().for_each(|list| self.lists.give_back(list));
+            self.slots.extend(left.slots);
+            self.store.reuse(left.tables);
+        }
+        if self.waiting.is_none() && !self.leaving.is_empty() {
+            let rules_off = self.rules_off;
+            let wait = spawn_blocking(move || wait_for_running_programs(rules_off));
+            self.waiting = Some((wait, std::mem::take(&mut self.leaving)));
+        }
+    }
+
+    /// See [`CodeStatistics`].
+    pub fn statistics(&self) -> CodeStatistics {
+        CodeStatistics {
+            store: self.store.statistics(),
+            workshop: self.workshop.statistics(),
+            failures: self.failures.iter().cloned().collect(),
+            lists_refused: self.lists_refused,
+        }
+    }
+
+    fn is_pending(&self, object: Object) -> bool {
+        self.objects.get(&object) == Some(&Unwinding::Pending)
+    }
+
+    /// One mapping as the kernel side is to know it.
+    fn entry(
+        &mut self,
+        frames: &mut FrameStore,
+        image: &Image,
+        mapping: &Mapping,
+        tables: &mut Vec<TableId>,
+        pending: &mut HashSet<Object>,
+    ) -> CodeEntry {
+        let plain =
+            |kind| CodeEntry { start: mapping.start.0, end: mapping.end.0, kind, ..CodeEntry::default() };
+        let object = match mapping.label.as_deref() {
+            _ if mapping.is_file() => match frames.object(image.pid, image.serial, mapping) {
+                Some(object) => Object::File(object),
+                None => return plain(code_kind::UNREADABLE),
+            },
+            Some("[vdso]") => Object::Vdso,
+            Some("[uprobes]" | "[uprobes-trampoline]") => return plain(code_kind::TRAMPOLINE),
+            _ => return plain(code_kind::FRAME_POINTER),
+        };
+        let bias = match object {
+            Object::File(object) => frames.load_bias(object, mapping),
+            Object::Vdso => Some(mapping.start.0),
+        };
+        match self.unwinding(frames, object) {
+            Unwinding::Pending => {
+                pending.insert(object);
+                plain(code_kind::PENDING)
+            }
+            Unwinding::FramePointer => plain(code_kind::FRAME_POINTER),
+            Unwinding::Unreadable => plain(code_kind::UNREADABLE),
+            Unwinding::NoRoom => plain(code_kind::NO_ROOM),
+            Unwinding::Table(table) => match (self.store.acquire(table), bias) {
+                (Some(place), Some(bias)) => {
+                    tables.push(table);
+                    CodeEntry {
+                        bias: bias.wrapping_add(place.base.0),
+                        first_page: place.first_page,
+                        page_count: place.page_count,
+                        ..plain(code_kind::TABLE)
+                    }
+                }
+                (Some(_), None) => {
+                    self.store.release(table);
+                    plain(code_kind::UNREADABLE)
+                }
+                // `unwinding` has looked that it is there.
+                (None, _) => plain(code_kind::NO_ROOM),
+            },
+        }
+    }
+
+    /// What is known of an object; orders its table if nothing is.
+    fn unwinding(&mut self, frames: &mut FrameStore, object: Object) -> Unwinding {
+        match self.objects.get(&object) {
+            Some(Unwinding::Table(table)) if self.store.place(*table).is_none() => {}
+            Some(known) => return *known,
+            None => {}
+        }
+        let state = match self.order(frames, object) {
+            Some(order) => {
+                self.submit(order);
+                Unwinding::Pending
+            }
+            None => Unwinding::Unreadable,
+        };
+        self.objects.insert(object, state);
+        state
+    }
+
+    fn order(&mut self, frames: &mut FrameStore, object: Object) -> Option<Order> {
+        let (source, name) = match object {
+            Object::File(id) => {
+                let name = frames.object_path(id).map(PathBuf::from).unwrap_or_default();
+                match frames.object_file(id) {
+                    Ok(file) => (Source::File(file), name),
+                    Err(reason) => {
+                        self.note_failure(format!(
+                            "no unwind table for {}: its file cannot be read ({})",
+                            name.display(),
+                            reason.describe()
+                        ));
+                        return None;
+                    }
+                }
+            }
+            Object::Vdso => (Source::Image(vdso::image()?), PathBuf::from("[vdso]")),
+        };
+        self.next_ticket += 1;
+        self.tickets.insert(self.next_ticket, object);
+        Some(Order { ticket: self.next_ticket, source, name })
+    }
+
+    fn submit(&mut self, order: Order) {
+        if let Err(order) = self.workshop.submit(order) {
+            self.queue.push_back(order);
+        }
+    }
+
+    /// Gives a finished table its place.
+    fn finished(&mut self, memory: &mut CodeMemory, finished: Finished) {
+        while let Some(order) = self.queue.pop_front() {
+            if let Err(order) = self.workshop.submit(order) {
+                self.queue.push_front(order);
+                break;
+            }
+        }
+        let Some(object) = self.tickets.remove(&finished.ticket) else { return };
+        let state = match finished.outcome {
+            Outcome::NoFrames => Some(Unwinding::FramePointer),
+            Outcome::Failed(failure) => {
+                self.note_failure(failure.message);
+                Some(Unwinding::Unreadable)
+            }
+            Outcome::Placed(key) => self.store.find(key).map(Unwinding::Table),
+            Outcome::Ready(ready) => {
+                let placed = self.store.insert(ready.key, &ready.table, memory).or_else(|full| {
+                    self.evict(&ready.table);
+                    tracing::debug!("{full}");
+                    self.store.insert(ready.key, &ready.table, memory)
+                });
+                match placed {
+                    Ok(table) => {
+                        self.workshop.note_placed(ready.key);
+                        Some(Unwinding::Table(table))
+                    }
+                    Err(full) => {
+                        self.note_failure(full.to_string());
+                        Some(Unwinding::NoRoom)
+                    }
+                }
+            }
+        };
+        match state {
+            Some(state) => self.objects.insert(object, state),
+            // Evicted between two looks: the next publication orders it again.
+            None => self.objects.remove(&object),
+        };
+    }
+
+    /// Makes room at once. Rare enough to wait here: it takes more code than the tables' cap, in processes that have gone.
+    fn evict(&mut self, table: &crate::unwind::Table) {
+        let retired = self.store.evict(table);
+        if retired.is_empty() {
+            return;
+        }
+        retired.iter().for_each(|table| self.workshop.note_evicted(table.key()));
+        wait_for_running_programs(self.rules_off);
+        self.store.reuse(retired);
+    }
+
+    fn note_failure(&mut self, sentence: String) {
+        if self.failures.len() < MAX_FAILURES && self.failures.insert(sentence.clone()) {
+            tracing::warn!("{sentence}");
+        }
+    }
+}
+
+/// For walks by frame pointers alone.
+fn whole_address_space() -> CodeEntry {
+    CodeEntry { start: 0, end: ADDRESS_LIMIT, kind: code_kind::FRAME_POINTER, ..CodeEntry::default() }
+}
