@@ -103,13 +103,13 @@ def trampoline(pid):
 def describe(thread):
     frames, end = real_frames()
     hidden = trampoline(thread.ptid[0])
-    if any(frame.pc() in hidden for frame in frames):
-        return None
     caller = frames[1] if len(frames) > 1 else None
     return {
         "tid": thread.ptid[1],
         # Where the return address lies: just below the caller's stack.
         "entry_sp": hex((int(caller.read_register("rsp")) - 8) & (2**64 - 1)) if caller else "0x0",
+        # Some other tracer probes returns, and gdb cannot see past that. leaktrace does not while it stops threads.
+        "hidden": any(frame.pc() in hidden for frame in frames),
         "in": frames[0].name() or "?",
         "end": end,
         "frames": [
@@ -135,9 +135,8 @@ def collect():
         event = seen[-1] if seen else None
         if isinstance(event, gdb.SignalEvent) and event.stop_signal == "SIGSTOP":
             stop = describe(gdb.selected_thread())
-            # Some other tracer probes returns, and gdb cannot see past that. leaktrace does not while it stops threads.
-            say(stop or {"hidden": gdb.selected_thread().ptid[1]})
-            count += 1 if stop else 0
+            say(stop)
+            count += 0 if stop["hidden"] else 1
         elif gdb.selected_thread() is None:
             say({"failed": "the target has ended"})
             return
