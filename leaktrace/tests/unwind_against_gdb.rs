@@ -6,7 +6,7 @@ mod harness;
 mod unwind;
 
 use harness::{Outcomes, Target, Tracer, program};
-use std::path::Path;
+use std::{path::Path, process::Command};
 use unwind::{Debugger, Pair, Tally, Walked, pair_up, print_table, table::share};
 
 /// Stops of each program; `LEAKTRACE_TEST_STOPS` asks for another number.
@@ -84,7 +84,7 @@ impl Program {
         let words = (self.command)()?;
         let (name, arguments) = words.split_first().ok_or("an empty command")?;
         // Python's own allocator would take most of its calls.
-        let target = Target::prepare_any(name).env("PYTHONMALLOC", "malloc");
+        let target = Target::command(Command::new(name)).env("PYTHONMALLOC", "malloc");
         arguments.iter().fold(target, |target, word| target.arg(word)).start()
     }
 

@@ -5,6 +5,7 @@ mod chain;
 mod depth;
 mod pairs;
 mod reports;
+mod tables;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,10 +30,17 @@ pub enum Part {
     Depth,
     /// Reports, by number of live blocks.
     Reports,
+    /// Making unwind tables of large libraries, and reading them from disk. Traces nothing.
+    Tables,
 }
 
 /// Measures and prints what is asked for, or everything.
 pub fn run(rounds: usize, only: &[Part]) -> Result<()> {
+    if only == [Part::Tables] {
+        setup::run(Purpose::Build)?;
+        println!("\nmachine: {}", tracer::machine());
+        return tables::run(rounds.max(1));
+    }
     command::require_root("bench")?;
     setup::run(Purpose::Bench)?;
     let bench = Bench { binary: build::leaktrace(true)?, directory: workspace::cache("bench")? };
@@ -43,6 +51,7 @@ pub fn run(rounds: usize, only: &[Part]) -> Result<()> {
             Part::Pairs => pairs::run(&bench, rounds.max(1))?,
             Part::Depth => depth::run(&bench, rounds.max(1))?,
             Part::Reports => reports::run(&bench)?,
+            Part::Tables => tables::run(rounds.max(1))?,
         }
     }
     Ok(())

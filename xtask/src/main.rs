@@ -85,6 +85,9 @@ enum Task {
         /// Only this kernel series.
         #[arg(long, value_enum)]
         kernel: Option<kernel::Series>,
+        /// Only this file of leaktrace/tests/, without its ending; repeatable.
+        #[arg(long)]
+        test: Vec<String>,
         /// Only boot and print the kernel's release: proves the box, not leaktrace.
         #[arg(long)]
         smoke: bool,
@@ -101,7 +104,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Bench { rounds, only } => bench::run(rounds, &only),
         Task::Soak { duration } => soak::run(duration),
-        Task::Matrix { kernel, smoke } => matrix::run(kernel, smoke),
+        Task::Matrix { kernel, test, smoke } => matrix::run(kernel, &test, smoke),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

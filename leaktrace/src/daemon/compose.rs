@@ -13,7 +13,7 @@ use crate::{
         AgeClass, Amount, Change, Frame, Fullness, Growth, Loss, ProcessReport, Reason, Report, SiteReport,
         SortKey, Truth,
     },
-    symbolize::FrameId,
+    symbolize::{FrameId, Statistics},
     target::image::Image,
 };
 
@@ -241,7 +241,7 @@ impl Tracer {
             tracked_bytes: processes.iter().map(|process| process.live.bytes).sum(),
             rss_bytes: sum(|process| process.rss_bytes),
             anonymous_bytes: anonymous,
-            notes: self.notes(),
+            notes: self.notes(&names),
             counters: named,
             own_cpu_s: own_cpu_seconds(),
             own_rss_bytes: status::read(std::process::id())
@@ -252,8 +252,8 @@ impl Tracer {
         }
     }
 
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+    fn notes(&self, names: &Statistics) -> Vec<String> {
+        let mut notes = names.notes();
         if self.plan.rules_off != 0 {
             let off: Vec<&str> = leaktrace_common::rule::ALL
                 .iter()

@@ -244,6 +244,8 @@ impl Tracer {
             return;
         }
         image.ended = Some(how.to_owned());
+        // What its own files say of generated code is read while they can be reached.
+        self.frames.process_ending(serial);
         image.hooks = Attachment::default();
         image.linker = Attachment::default();
         self.last_end = Some(how.to_owned());

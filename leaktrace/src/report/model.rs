@@ -238,6 +238,11 @@ pub struct Frame {
     pub inlined: bool,
 }
 
+impl Frame {
+    /// Name of the code that a signal handler returns to, in every format but text, which says what it means.
+    pub const SIGNAL_RETURN: &str = "__restore_rt";
+}
+
 /// The truth line: what this report does not know.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Truth {

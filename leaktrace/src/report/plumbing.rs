@@ -1,150 +1,51 @@
 //! Which frames are plumbing: they are in every stack and say nothing about who asked for the memory. Inside: the
-//! allocator's own layers and thin wrappers. Outside: what the C library and language runtimes put around `main`.
-//! Only runs at the two ends of a stack are folded away, so that a function between two others always shows.
+//! allocator's own layers, thin wrappers, and what libraries do to own storage for their caller. Outside: what the C
+//! library and language runtimes put around `main` and a thread's function. Only runs at the two ends of a stack are
+//! folded away, so that a function between two others always shows.
+
+mod cpp;
+mod names;
+mod rust;
 
 use super::model::Frame;
 
-/// Layers of an allocator, by exact name.
-const ALLOCATOR_NAMES: &[&str] = &[
-    "malloc",
-    "calloc",
-    "realloc",
-    "reallocarray",
-    "memalign",
-    "aligned_alloc",
-    "posix_memalign",
-    "valloc",
-    "pvalloc",
-    "cfree",
-    "mmap",
-    "mmap64",
-    "mremap",
-    "strdup",
-    "strndup",
-    "xmalloc",
-    "xcalloc",
-    "xrealloc",
-    "xstrdup",
-    "g_malloc",
-    "g_malloc0",
-    "g_malloc_n",
-    "g_malloc0_n",
-    "g_realloc",
-    "g_realloc_n",
-    "g_try_malloc",
-    "g_slice_alloc",
-    "g_slice_alloc0",
-    "g_strdup",
-    "__rust_alloc",
-    "__rust_alloc_zeroed",
-    "__rust_realloc",
-    "__rdl_alloc",
-    "__rdl_alloc_zeroed",
-    "__rdl_realloc",
-    "exchange_malloc",
-    "PyMem_Malloc",
-    "PyMem_Calloc",
-    "PyMem_Realloc",
-    "PyMem_RawMalloc",
-    "PyMem_RawCalloc",
-    "PyMem_RawRealloc",
-    "PyObject_Malloc",
-    "PyObject_Calloc",
-    "PyObject_Realloc",
-    "_PyObject_Malloc",
-    "_PyObject_Calloc",
-    "_PyObject_Realloc",
-    "_PyMem_RawMalloc",
-    "_PyMem_RawCalloc",
-    "_PyMem_RawRealloc",
-    "_PyObject_ArenaMmap",
-    "new_arena",
-    "allocate_from_new_pool",
-];
-
-/// Beginnings of names that belong to an allocator: C++ and Rust put types and arguments behind them.
-const ALLOCATOR_PREFIXES: &[&str] = &[
-    "__libc_malloc",
-    "__libc_calloc",
-    "__libc_realloc",
-    "__libc_memalign",
-    "__GI___libc_malloc",
-    "operator new(",
-    "operator new[](",
-    "std::allocator<",
-    "std::__new_allocator<",
-    "std::allocator_traits<",
-    "__gnu_cxx::new_allocator<",
-    "__gnu_cxx::__new_allocator<",
-    "__gnu_cxx::__alloc_traits<",
-    "alloc::alloc::",
-    "<alloc::alloc::Global as ",
-    "alloc::raw_vec::",
-    "std::alloc::",
-    "std::sys::alloc::",
-    "__rustc::__r",
-];
-
-/// Members of C++ containers that only obtain the storage.
-const CONTAINER_STORAGE: &[&str] =
-    &["::_M_allocate(", "::_M_create(", "::_M_get_node(", "::_M_allocate_node"];
-
-/// What surrounds `main` or a thread's function, by exact name.
-const STARTUP_NAMES: &[&str] = &[
-    "_start",
-    "__libc_start_main",
-    "__libc_start_main_impl",
-    "__libc_start_call_main",
-    "libc_start_main_stage2",
-    "start_thread",
-    "clone",
-    "clone3",
-    "__clone",
-    "__clone3",
-    "__clone_internal",
-    "__rust_begin_short_backtrace",
-];
-
-/// Beginnings of names around a Rust program's `main` and thread functions.
-const STARTUP_PREFIXES: &[&str] = &[
-    "std::rt::lang_start",
-    "std::sys::backtrace::__rust_begin_short_backtrace",
-    "std::sys_common::backtrace::__rust_begin_short_backtrace",
-    "std::panicking::catch_unwind",
-    "std::panicking::try",
-    "std::panic::catch_unwind",
-    "__libc_start_main@",
-];
-
 /// The frames that say something, innermost first. A stack of nothing but plumbing is returned whole.
 pub fn telling(frames: &[Frame]) -> &[Frame] {
-    let outer = frames.iter().rev().take_while(|frame| named(frame, is_startup)).count();
-    let inner = frames.iter().take_while(|frame| named(frame, is_allocator)).count();
+    let outer = (0..frames.len()).rev().take_while(|&at| is_startup_at(frames, at)).count();
+    let inner = frames.iter().take_while(|frame| function(frame).is_some_and(is_allocator)).count();
     match frames.get(inner..frames.len().saturating_sub(outer)) {
         Some(telling) if !telling.is_empty() => telling,
         _ => frames,
     }
 }
 
-fn named(frame: &Frame, test: fn(&str) -> bool) -> bool {
-    frame.function.as_deref().is_some_and(test)
+fn function(frame: &Frame) -> Option<&str> {
+    frame.function.as_deref()
 }
 
 fn is_allocator(function: &str) -> bool {
-    let name = unversioned(function);
-    ALLOCATOR_NAMES.contains(&name)
-        || ALLOCATOR_PREFIXES.iter().any(|prefix| function.starts_with(prefix))
-        || (function.starts_with("std::") && CONTAINER_STORAGE.iter().any(|part| function.contains(part)))
+    names::ALLOCATORS.contains(&names::bare(function))
+        || cpp::is_storage(function)
+        || rust::is_storage(function)
+}
+
+/// Whether a frame whose callers are all start-up code is such code too. A runtime's own `main` is: the program's
+/// `main` is further in.
+fn is_startup_at(frames: &[Frame], at: usize) -> bool {
+    let Some(name) = frames.get(at).and_then(function) else { return false };
+    let callee = at.checked_sub(1).and_then(|at| frames.get(at)).and_then(function);
+    is_startup(name) || name == "main" && callee.is_some_and(is_runtime_entry)
 }
 
 fn is_startup(function: &str) -> bool {
-    STARTUP_NAMES.contains(&unversioned(function))
-        || STARTUP_PREFIXES.iter().any(|prefix| function.starts_with(prefix))
+    names::STARTUP.contains(&names::bare(function))
+        || cpp::is_thread_start(function)
+        || rust::is_startup(function)
 }
 
-/// The name without a symbol version (`malloc@@GLIBC_2.2.5`) or a compiler's suffix (`xmalloc.part.0`).
-fn unversioned(function: &str) -> &str {
-    function.split(['@', '.']).next().unwrap_or(function)
+fn is_runtime_entry(function: &str) -> bool {
+    rust::is_lang_start(function)
+        || matches!(names::bare(function), "Py_BytesMain" | "Py_Main" | "pymain_main")
 }
 
 #[cfg(test)]
@@ -180,5 +81,131 @@ mod tests {
             assert!(!is_allocator(name) && !is_startup(name), "{name}");
         }
         assert!(is_allocator("xmalloc.part.0") && is_allocator("calloc@@GLIBC_2.2.5"));
+    }
+
+    #[test]
+    fn a_thread_of_cpp_begins_with_the_function_it_was_made_for() {
+        let names = [
+            "malloc",
+            "operator new(unsigned long)",
+            "work(int)",
+            "void std::__invoke_impl<void, void (*)(int), int>(std::__invoke_other, void (*&&)(int), int&&)",
+            "std::__invoke_result<void (*)(int), int>::type std::__invoke<void (*)(int), int>(void (*&&)(int), int&&)",
+            "void std::thread::_Invoker<std::tuple<void (*)(int), int> >::_M_invoke<0ul, 1ul>(std::_Index_tuple<0ul, 1ul>)",
+            "std::thread::_Invoker<std::tuple<void (*)(int), int> >::operator()()",
+            "std::thread::_State_impl<std::thread::_Invoker<std::tuple<void (*)(int), int> > >::_M_run()",
+            "execute_native_thread_routine",
+            "start_thread",
+            "clone3",
+        ];
+        assert_eq!(kept(&names), ["work(int)"]);
+    }
+
+    #[test]
+    fn containers_strings_and_pointers_of_cpp_give_way_to_their_caller() {
+        let inner = [
+            "std::__new_allocator<int>::allocate(unsigned long, void const*)",
+            "std::allocator_traits<std::allocator<int> >::allocate(std::allocator<int>&, unsigned long)",
+            "std::_Vector_base<int, std::allocator<int> >::_M_allocate(unsigned long)",
+            "void std::vector<int, std::allocator<int> >::_M_realloc_insert<int const&>(__gnu_cxx::__normal_iterator<int*, std::vector<int, std::allocator<int> > >, int const&)",
+            "std::vector<int, std::allocator<int> >::push_back(int const&)",
+            "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >::_M_mutate(unsigned long, unsigned long, char const*, unsigned long)",
+            "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >::append(char const*)",
+            "std::_Rb_tree<int, int, std::_Identity<int>, std::less<int>, std::allocator<int> >::_Alloc_node::operator()<int>(int&&) const",
+            "std::__1::basic_string<char, std::__1::char_traits<char>, std::__1::allocator<char> >::__init(char const*, unsigned long)",
+            "std::shared_ptr<Big> std::make_shared<Big>()",
+            "std::_Function_handler<int (), site(Big)::{lambda()#1}>::_M_create",
+            "__gnu_cxx::new_allocator<int>::allocate(unsigned long, void const*)",
+            "std::_MakeUniq<Big>::__single_object std::make_unique<Big>()",
+            "std::__cxx11::basic_string<char> std::operator+<char>(char const*, std::__cxx11::basic_string<char> const&)",
+            "__cxa_allocate_exception",
+        ];
+        for name in inner {
+            assert_eq!(kept(&["malloc", name, "user(int)", "main"]), ["user(int)", "main"], "{name}");
+        }
+    }
+
+    #[test]
+    fn what_tells_in_cpp_stays() {
+        let telling = [
+            "std::thread::thread<f()::{lambda()#1}, , void>(f()::{lambda()#1}&&)",
+            "std::__cxx11::basic_stringbuf<char, std::char_traits<char>, std::allocator<char> >::overflow(int)",
+            "std::locale::classic()",
+            "my::vector<int>::push_back(int)",
+            "vector<int>::_M_allocate(unsigned long)",
+            "operator newline()",
+            "user(std::vector<int>, std::_Rb_tree<int>)",
+            "user::operator()(std::vector<int>&) const",
+            "std::ostream& user::operator<< <std::vector<int> >(std::ostream&)",
+        ];
+        for name in telling {
+            assert_eq!(kept(&["malloc", name, "main"]), [name, "main"]);
+        }
+    }
+
+    #[test]
+    fn rusts_main_is_the_programs_and_its_runtime_is_folded() {
+        let names = [
+            "malloc",
+            "__rustc::__rdl_alloc",
+            "alloc::raw_vec::RawVecInner<A>::try_allocate_in",
+            "<alloc::vec::Vec<T> as alloc::vec::spec_from_iter::SpecFromIter<T,I>>::from_iter",
+            "core::iter::traits::iterator::Iterator::collect",
+            "app::load",
+            "app::main",
+            "core::ops::function::FnOnce::call_once",
+            "std::sys::backtrace::__rust_begin_short_backtrace",
+            "std::rt::lang_start::{{closure}}",
+            "core::ops::function::impls::<impl core::ops::function::FnOnce<A> for &F>::call_once",
+            "std::panicking::catch_unwind::do_call",
+            "std::rt::lang_start_internal",
+            "std::rt::lang_start",
+            "main",
+            "__libc_start_call_main",
+            "__libc_start_main_impl",
+            "_start",
+        ];
+        assert_eq!(kept(&names), ["app::load", "app::main"]);
+    }
+
+    #[test]
+    fn a_thread_of_rust_begins_with_its_closure() {
+        let names = [
+            "app::main::{{closure}}",
+            "std::sys::backtrace::__rust_begin_short_backtrace",
+            "std::thread::lifecycle::spawn_unchecked::{{closure}}::{{closure}}",
+            "<core::panic::unwind_safe::AssertUnwindSafe<F> as core::ops::function::FnOnce<()>>::call_once",
+            "std::panicking::catch_unwind::do_call",
+            "__rust_try",
+            "std::thread::lifecycle::spawn_unchecked::{{closure}}",
+            "core::ops::function::FnOnce::call_once{{vtable.shim}}",
+            "<alloc::boxed::Box<dyn core::ops::function::FnOnce<(), Output = ()>> as core::ops::function::FnOnce<()>>::call_once",
+            "std::sys::thread::unix::Thread::new::thread_start",
+            "start_thread",
+            "clone3",
+        ];
+        assert_eq!(kept(&names), ["app::main::{{closure}}"]);
+    }
+
+    #[test]
+    fn the_start_of_an_interpreter_is_folded_and_a_programs_main_is_not() {
+        let names =
+            ["work", "_PyEval_EvalFrameDefault", "Py_RunMain", "Py_BytesMain", "main", "__libc_start_main"];
+        assert_eq!(kept(&names), ["work", "_PyEval_EvalFrameDefault"]);
+        assert_eq!(kept(&["malloc", "main", "__libc_start_main@@GLIBC_2.34"]), ["main"]);
+    }
+
+    #[test]
+    fn constructors_show_what_runs_them() {
+        let names = ["__GI___libc_malloc", "Global::Global()", "call_init", "_dl_init", "_dl_start_user"];
+        assert_eq!(kept(&names), ["Global::Global()", "call_init", "_dl_init"]);
+    }
+
+    #[test]
+    fn a_signal_handler_does_not_stop_folding_at_either_end() {
+        let names = ["malloc", "handler", Frame::SIGNAL_RETURN, "work", "main", "_start"];
+        assert_eq!(kept(&names), ["handler", Frame::SIGNAL_RETURN, "work", "main"]);
+        let interrupted = ["handler", Frame::SIGNAL_RETURN, "__libc_start_call_main", "_start"];
+        assert_eq!(kept(&interrupted), ["handler", Frame::SIGNAL_RETURN]);
     }
 }

@@ -119,6 +119,10 @@ pub(super) fn time_of_day(unix_s: f64) -> String {
 
 /// `file.c:128 function`, `function (libfoo.so)` or `libfoo.so+0x1234`.
 pub(super) fn spell(frame: &Frame, verbose: bool) -> String {
+    if frame.function.as_deref() == Some(Frame::SIGNAL_RETURN) {
+        // As debuggers say it: the frames before it are the handler's, those behind it what the signal interrupted.
+        return "<signal handler called>".to_owned();
+    }
     let short = |path: &str| printable(if verbose { path } else { base_name(path) });
     let function = frame.function.as_deref().map(printable);
     let mut spelled = match (&frame.file, frame.line, function) {
@@ -174,6 +178,8 @@ mod tests {
         let line = Frame { file: Some("/src/a.c".into()), line: Some(128), inlined: true, ..named };
         assert_eq!(spell(&line, false), "a.c:128 get (inlined)");
         assert_eq!(spell(&line, true), "/src/a.c:128 get (inlined)");
+        let signal = Frame { function: Some(Frame::SIGNAL_RETURN.into()), ..object };
+        assert_eq!(spell(&signal, false), "<signal handler called>");
     }
 
     #[test]

@@ -4,60 +4,44 @@
 //!
 //! Nothing here fails: what cannot be named is a frame that says where it lies, and the reason is counted.
 
+mod answers;
 mod bounds;
 mod debug_file;
+mod generated;
+mod inflate;
+mod jit;
 mod lookup;
+mod mini;
 mod name;
 mod objects;
 mod open;
 mod outline;
+mod perf_map;
+mod settings;
+mod signal;
 mod snapshot;
 mod statistics;
 #[cfg(test)]
 mod tests;
+mod vdso;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use objects::{ObjectId, Unreadable};
+pub use settings::Settings;
 pub use statistics::{Statistics, Unresolved};
 
 use crate::object::address::{AbsoluteAddress, FileOffset, VirtualOffset};
 use crate::process::maps::{self, Mapping};
 use crate::report::model::Frame;
+use answers::{Answer, Question, Tally};
+use generated::Generated;
+use jit::{GeneratedName, may_be_generated};
 use lookup::Call;
 use objects::Objects;
-use outline::Outline;
-use snapshot::Snapshot;
-
-/// Caps and places.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Most distinct frames; about 48 bytes each, and their names.
-    pub max_frames: usize,
-    /// Most objects.
-    pub max_objects: usize,
-    /// Most object files held open.
-    pub max_open: usize,
-    /// Most bytes of names and paths kept.
-    pub max_text: usize,
-    /// Where separate debug files lie.
-    pub debug_directories: Vec<PathBuf>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            max_frames: 1 << 20,
-            max_objects: 16 << 10,
-            max_open: 512,
-            max_text: 256 << 20,
-            debug_directories: vec![PathBuf::from("/usr/lib/debug")],
-        }
-    }
-}
 
 /// Number of a frame within one [`FrameStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +59,8 @@ enum Place {
     Object(u32),
     /// In a mapping that is no file; the label, if it has one.
     Memory(Option<Box<str>>),
+    /// In executable memory that is no file: what this process image wrote there itself.
+    Generated { serial: u32, label: Option<Box<str>>, is_return_address: bool },
     /// In no mapping.
     Nowhere,
 }
@@ -113,9 +99,13 @@ pub struct FrameStore {
     by_location: HashMap<Location, u32>,
     /// Locations of each object that nobody has asked names for.
     waiting: HashMap<ObjectId, Vec<u32>>,
+    generated: Generated,
+    generated_names: HashMap<FrameId, GeneratedName>,
+    /// Frames in generated code of each process image that have no name yet.
+    nameless: HashMap<u32, Vec<FrameId>>,
     unresolved: BTreeMap<Unresolved, u64>,
     refused: u64,
-    debug_left_out: u64,
+    tally: Tally,
     text: usize,
 }
 
@@ -136,9 +126,12 @@ impl FrameStore {
             locations: Vec::new(),
             by_location: HashMap::new(),
             waiting: HashMap::new(),
+            generated: Generated::default(),
+            generated_names: HashMap::new(),
+            nameless: HashMap::new(),
             unresolved: BTreeMap::new(),
             refused: 0,
-            debug_left_out: 0,
+            tally: Tally::default(),
             text: 0,
             settings,
         }
@@ -147,15 +140,20 @@ impl FrameStore {
     /// Opens the objects behind a process image's code while they can be reached: a process that lives for a
     /// millisecond is gone before its first stack arrives.
     pub fn learn(&mut self, pid: u32, serial: u32, mappings: &[Mapping]) {
-        for mapping in mappings.iter().filter(|mapping| mapping.executable && mapping.is_file()) {
-            // A full table is counted when a frame asks for it.
-            let _ = self.objects.intern(pid, serial, mapping);
+        for mapping in mappings.iter().filter(|mapping| mapping.executable) {
+            if mapping.is_file() {
+                // A full table is counted when a frame asks for it.
+                let _ = self.objects.intern(pid, serial, mapping);
+            } else if may_be_generated(mapping) {
+                self.generated.learn(pid, serial);
+            }
         }
     }
 
     /// Normalises an address of the process image `serial`, whose PID is `pid` and whose mappings are `mappings` (as
     /// [`maps::read`] returned them after the address was seen). Cheap for what was seen before; else it opens the
-    /// object's file. A return address is reported as it is but looked up one byte before, where the call stands.
+    /// object's file. A return address is reported as it is but looked up one byte before, where the call stands; an
+    /// address that is none is the very instruction.
     pub fn intern(
         &mut self,
         pid: u32,
@@ -164,18 +162,26 @@ impl FrameStore {
         address: AbsoluteAddress,
         is_return_address: bool,
     ) -> FrameId {
-        let place = match maps::find(mappings, address) {
-            None => Place::Nowhere,
-            Some(mapping) if mapping.is_file() => {
-                let Some(place) = self.place_in_object(pid, serial, mapping, address, is_return_address)
-                else {
+        let Some(mapping) = maps::find(mappings, address) else {
+            return self.insert(Seen { address, place: Place::Nowhere });
+        };
+        let object = match mapping.is_file() {
+            true => match self.objects.intern(pid, serial, mapping) {
+                None => return self.refuse(),
+                // Code in a memory file is an object only if it looks like one.
+                object => object.filter(|&object| !self.is_generated(mapping, object)),
+            },
+            false if mapping.label.as_deref() == Some(vdso::LABEL) => self.objects.intern_vdso(pid, mapping),
+            false => None,
+        };
+        let place = match object {
+            Some(object) => {
+                let Some(place) = self.place_in_object(object, mapping, address, is_return_address) else {
                     return self.refuse();
                 };
                 place
             }
-            Some(mapping) => {
-                Place::Memory(mapping.label.as_deref().map(|label| name::shortened(label).into()))
-            }
+            None => self.place_in_memory(pid, serial, mapping, is_return_address),
         };
         self.insert(Seen { address, place })
     }
@@ -189,6 +195,10 @@ impl FrameStore {
             Place::Memory(label) => {
                 let object = Some(label.map_or_else(|| "[anonymous]".to_owned(), String::from));
                 vec![Frame { object, address: seen.address.0, ..Frame::default() }]
+            }
+            Place::Generated { serial, label, is_return_address } => {
+                let at = seen.address.0.saturating_sub(u64::from(is_return_address));
+                self.resolve_generated(id, seen.address, serial, at, label)
             }
             Place::Nowhere => vec![Frame { address: seen.address.0, ..Frame::default() }],
         }
@@ -221,6 +231,7 @@ impl FrameStore {
 
     /// Forgets which mappings a process image had. Its frames can still be resolved.
     pub fn forget_process(&mut self, serial: u32) {
+        self.process_ending(serial);
         self.objects.forget_process(serial);
     }
 
@@ -237,21 +248,21 @@ impl FrameStore {
             refused_frames: self.refused,
             objects: self.objects.len() as u64,
             open_objects: self.objects.open() as u64,
-            debug_left_out: self.debug_left_out,
+            debug_left_out: self.tally.debug_left_out,
+            refused_files: statistics::refused_files(&self.tally.refused, &self.generated.refused),
+            malformed_lines: self.generated.malformed,
             text_bytes: self.text as u64,
         }
     }
 
     fn place_in_object(
         &mut self,
-        pid: u32,
-        serial: u32,
+        object: ObjectId,
         mapping: &Mapping,
         address: AbsoluteAddress,
         is_return_address: bool,
     ) -> Option<Place> {
         let offset = mapping.file_offset(address)?;
-        let object = self.objects.intern(pid, serial, mapping)?;
         let location = Location { object, offset, is_return_address };
         if let Some(&known) = self.by_location.get(&location) {
             return Some(Place::Object(known));
@@ -275,9 +286,13 @@ impl FrameStore {
             return self.refuse();
         };
         match &seen.place {
-            Place::Object(_) => {}
+            // Counted when its name is asked for in vain.
+            Place::Object(_) | Place::Generated { .. } => {}
             Place::Nowhere => self.count(Unresolved::Unmapped),
             Place::Memory(label) => self.count(Unresolved::of_memory(label.as_deref())),
+        }
+        if let Place::Generated { serial, .. } = seen.place {
+            self.nameless.entry(serial).or_default().push(FrameId(number));
         }
         self.frames.push(seen.clone());
         self.by_frame.insert(seen, FrameId(number));
@@ -325,15 +340,31 @@ impl FrameStore {
 
     /// Asks for the names of every waiting location of an object.
     fn resolve_object(&mut self, object: ObjectId) {
-        let waiting = self.waiting.remove(&object).unwrap_or_default();
+        let mut waiting = self.waiting.remove(&object).unwrap_or_default();
+        if let Ok(file) = self.objects.file(object) {
+            waiting.retain(|&number| !self.is_signal_return(&file, number));
+        }
         let addresses: Vec<Option<VirtualOffset>> =
             waiting.iter().map(|&number| self.lookup_address(number)).collect();
         let asked: Vec<VirtualOffset> = addresses.iter().flatten().copied().collect();
-        let mut answers = self.answers(object, &asked).into_iter();
+        let directories = &self.settings.debug_directories;
+        let (objects, tally) = (&mut self.objects, &mut self.tally);
+        let question = Question { objects, directories, tally, object, addresses: &asked };
+        let mut answers = question.answers().into_iter();
         for (number, address) in waiting.into_iter().zip(addresses) {
             let answer = address.and_then(|_| answers.next()).unwrap_or_else(|| Err(self.reason(object)));
             self.keep(number, answer);
         }
+    }
+
+    /// Names a location that a signal handler returns to, and says whether it is one.
+    fn is_signal_return(&mut self, file: &File, number: u32) -> bool {
+        let Some(&(location, _)) = self.locations.get(number as usize) else { return false };
+        let found = location.is_return_address && signal::is_return(file, location.offset);
+        if found {
+            self.keep(number, Ok(vec![signal::call()]));
+        }
+        found
     }
 
     /// Where in the object's own addresses the instruction stands that a location means.
@@ -349,7 +380,7 @@ impl FrameStore {
         outline.flatten().map_or(Unresolved::NoSymbol, Unresolved::Object)
     }
 
-    fn keep(&mut self, number: u32, answer: Result<Vec<Call>, Unresolved>) {
+    fn keep(&mut self, number: u32, answer: Answer) {
         let answer = answer.and_then(|calls| {
             let size: usize = calls.iter().map(text_size).sum();
             let total = self.text.saturating_add(size);
@@ -368,71 +399,6 @@ impl FrameStore {
         };
         if let Some(slot) = self.locations.get_mut(number as usize) {
             slot.1 = names;
-        }
-    }
-
-    /// Names of addresses within one object, from the richest source that has them.
-    fn answers(
-        &mut self,
-        object: ObjectId,
-        addresses: &[VirtualOffset],
-    ) -> Vec<Result<Vec<Call>, Unresolved>> {
-        let mut answers = vec![Err(Unresolved::NoSymbol); addresses.len()];
-        let file = match self.objects.file(object) {
-            Ok(file) => file,
-            Err(reason) => return vec![Err(Unresolved::Object(reason)); addresses.len()],
-        };
-        let Some(Ok(outline)) = self.objects.get(object).map(|object| object.outline.clone()) else {
-            return answers;
-        };
-        if !outline.has_debug_information()
-            && let Some((debug_file, debug_outline)) =
-                self.objects.debug_file(object, &self.settings.debug_directories)
-        {
-            self.ask(&debug_file, &debug_outline, addresses, &mut answers);
-        }
-        self.ask(&file, &outline, addresses, &mut answers);
-        answers
-    }
-
-    /// Asks one file for the addresses that have no name yet: with lines, and where that brings nothing, without.
-    fn ask(
-        &mut self,
-        file: &File,
-        outline: &Outline,
-        addresses: &[VirtualOffset],
-        answers: &mut [Result<Vec<Call>, Unresolved>],
-    ) {
-        if answers.iter().all(Result::is_ok) {
-            return;
-        }
-        let snapshot = match Snapshot::take(file, outline, true) {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                let reason = match error {
-                    snapshot::SnapshotError::TooLarge => Unresolved::TooLarge,
-                    snapshot::SnapshotError::Outline(_) | snapshot::SnapshotError::Io(_) => {
-                        Unresolved::Damaged
-                    }
-                };
-                answers.iter_mut().filter(|answer| answer.is_err()).for_each(|answer| *answer = Err(reason));
-                return;
-            }
-        };
-        self.debug_left_out += u64::from(snapshot.debug_left_out);
-        for lines in [true, false] {
-            if lines && !snapshot.has_debug_information {
-                continue;
-            }
-            let open: Vec<usize> =
-                (0..answers.len()).filter(|&at| answers.get(at).is_some_and(Result::is_err)).collect();
-            let asked: Vec<VirtualOffset> =
-                open.iter().filter_map(|&at| addresses.get(at).copied()).collect();
-            for (at, found) in open.into_iter().zip(lookup::calls(&snapshot, &asked, lines)) {
-                if let Some(answer) = answers.get_mut(at) {
-                    *answer = statistics::accepted(found);
-                }
-            }
         }
     }
 }

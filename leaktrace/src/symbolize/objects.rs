@@ -1,17 +1,24 @@
 //! The objects that frames lie in. Each is opened once, when its first frame is seen and the process is alive, and its
 //! descriptor is kept: a file that is removed or replaced later, or whose process has died, can still be read. The
 //! number of open descriptors is capped; the one not used for longest is closed, and opened again by path when it is
-//! needed, which then counts only if it still is the same file.
+//! needed, which then counts only if it still is the same file. The root directory of a container is held as well, where
+//! debug files may lie.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, Metadata};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::debug_file::{self, Wanted};
-use super::open::{open_in_root, open_regular};
+use super::debug_file::{Found, Refused, Search, Wanted};
+use super::open::{directory, mounted_identity, open_in_root, open_regular};
 use super::outline::Outline;
+use super::vdso;
 use crate::process::maps::{self, Mapping};
+
+/// Most root directories held.
+const MAX_ROOTS: usize = 64;
 
 /// Number of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +80,10 @@ pub struct Object {
     pid: u32,
     stamp: Stamp,
     file: Option<File>,
+    /// It cannot be opened again.
+    pinned: bool,
+    /// The first target's root directory, unless it is the host's.
+    root: Option<Arc<OwnedFd>>,
     used: u64,
 }
 
@@ -92,6 +103,11 @@ pub struct Objects {
     objects: Vec<Object>,
     by_key: HashMap<Key, ObjectId>,
     by_mapping: HashMap<u32, HashMap<Seen, ObjectId>>,
+    /// By mount, device and inode.
+    roots: HashMap<(u64, u64, u64), Arc<OwnedFd>>,
+    own_root: Option<(u64, u64, u64)>,
+    /// The vDSO, by its length; `None` where it is not ours.
+    vdso: HashMap<u64, Option<ObjectId>>,
     open: usize,
     max_open: usize,
     max_objects: usize,
@@ -101,8 +117,48 @@ pub struct Objects {
 impl Objects {
     /// At most `max_objects` of them, at most `max_open` open.
     pub fn new(max_objects: usize, max_open: usize) -> Self {
-        let (objects, by_key, by_mapping) = Default::default();
-        Self { objects, by_key, by_mapping, open: 0, max_open: max_open.max(1), max_objects, clock: 0 }
+        Self {
+            objects: Vec::new(),
+            by_key: HashMap::new(),
+            by_mapping: HashMap::new(),
+            roots: HashMap::new(),
+            own_root: directory(Path::new("/")).and_then(|root| mounted_identity(&root)).ok(),
+            vdso: HashMap::new(),
+            open: 0,
+            max_open: max_open.max(1),
+            max_objects,
+            clock: 0,
+        }
+    }
+
+    /// The object behind a mapping of the vDSO; `None` if it is another image than this process's own.
+    pub fn intern_vdso(&mut self, pid: u32, mapping: &Mapping) -> Option<ObjectId> {
+        if let Some(&known) = self.vdso.get(&mapping.len()) {
+            return known;
+        }
+        // Images have some pages: whatever lengths are seen, they are few.
+        if self.vdso.len() >= 64 {
+            return None;
+        }
+        let id = vdso::image(mapping.len()).and_then(|file| self.insert_vdso(pid, mapping, file));
+        self.vdso.insert(mapping.len(), id);
+        id
+    }
+
+    fn insert_vdso(&mut self, pid: u32, mapping: &Mapping, file: File) -> Option<ObjectId> {
+        let outline = Outline::read(&file).ok()?;
+        let object = Object {
+            path: Some(PathBuf::from(vdso::LABEL)),
+            outline: Ok(outline),
+            mapping: mapping.clone(),
+            pid,
+            stamp: Stamp::default(),
+            file: Some(file),
+            pinned: true,
+            root: None,
+            used: 0,
+        };
+        self.push(object)
     }
 
     /// The object behind a file mapping of a process; `None` if the table is full. Opens the file unless this mapping
@@ -164,20 +220,52 @@ impl Objects {
         file
     }
 
-    /// The separate debug file of an object.
-    pub fn debug_file(&mut self, id: ObjectId, directories: &[PathBuf]) -> Option<(File, Outline)> {
+    /// The separate debug file of an object. Files that do not fit are counted in `refused`.
+    pub fn debug_file(
+        &mut self,
+        id: ObjectId,
+        directories: &[PathBuf],
+        refused: &mut BTreeMap<Refused, u64>,
+    ) -> Option<Found> {
         let file = self.file(id).ok()?;
-        let object = self.get(id)?;
+        let object = self.get(id).filter(|object| !object.pinned)?;
         let outline = object.outline.as_ref().ok()?;
         let link = outline.debug_link(&file);
-        let root = PathBuf::from(format!("/proc/{}/root", object.pid));
         let wanted = Wanted {
             build_id: outline.build_id.as_deref(),
             link: link.as_ref().map(|(name, checksum)| (name.as_str(), *checksum)),
             path: object.path.as_deref(),
-            root: &root,
         };
-        debug_file::find(&wanted, directories)
+        Search { root: object.root.as_deref(), directories, refused }.find(&wanted)
+    }
+
+    /// The file that an object's debug file shares with others.
+    pub fn shared_debug_file(
+        &self,
+        id: ObjectId,
+        debug_file: &Found,
+        directories: &[PathBuf],
+        refused: &mut BTreeMap<Refused, u64>,
+    ) -> Option<Found> {
+        let object = self.get(id)?;
+        let (path, build_id) = debug_file.outline.alternate_link(&debug_file.file)?;
+        let mut search = Search { root: object.root.as_deref(), directories, refused };
+        search.find_shared(&debug_file.path, &path, &build_id)
+    }
+
+    /// Holds the root directory of a process, if it is not the host's.
+    fn root_of(&mut self, pid: u32) -> Option<Arc<OwnedFd>> {
+        let root = directory(&PathBuf::from(format!("/proc/{pid}/root"))).ok()?;
+        let identity = mounted_identity(&root).ok().filter(|&identity| Some(identity) != self.own_root)?;
+        if let Some(known) = self.roots.get(&identity) {
+            return Some(Arc::clone(known));
+        }
+        let root = Arc::new(root);
+        if self.roots.len() < MAX_ROOTS {
+            self.roots.insert(identity, Arc::clone(&root));
+            return Some(root);
+        }
+        None
     }
 
     fn insert(&mut self, pid: u32, mapping: &Mapping) -> Option<ObjectId> {
@@ -197,20 +285,28 @@ impl Objects {
         if self.objects.len() >= self.max_objects {
             return None;
         }
-        let id = ObjectId(u32::try_from(self.objects.len()).ok()?);
         self.clock += 1;
         self.open += usize::from(file.is_some());
         let (stamp, used) = (stamp.unwrap_or_default(), self.clock);
-        let path = mapping.path.clone();
-        self.objects.push(Object { path, outline, mapping: mapping.clone(), pid, stamp, file, used });
+        let (path, mapping, root) = (mapping.path.clone(), mapping.clone(), self.root_of(pid));
+        let id = self.push(Object { path, outline, mapping, pid, stamp, file, pinned: false, root, used })?;
         self.by_key.insert(key, id);
         self.close_surplus();
         Some(id)
     }
 
+    fn push(&mut self, object: Object) -> Option<ObjectId> {
+        if self.objects.len() >= self.max_objects {
+            return None;
+        }
+        let id = ObjectId(u32::try_from(self.objects.len()).ok()?);
+        self.objects.push(object);
+        Some(id)
+    }
+
     fn close_surplus(&mut self) {
         while self.open > self.max_open {
-            let open = self.objects.iter_mut().filter(|object| object.file.is_some());
+            let open = self.objects.iter_mut().filter(|object| object.file.is_some() && !object.pinned);
             let Some(oldest) = open.min_by_key(|object| object.used) else { return };
             oldest.file = None;
             self.open -= 1;

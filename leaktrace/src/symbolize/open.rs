@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstat, openat, openat2, statx,
+};
 
 /// Opens a regular file for reading.
 pub fn open_regular(path: &Path) -> io::Result<File> {
@@ -17,11 +19,44 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 
 /// Opens a regular file below `root`, which plays the part of `/`: absolute and upward links stay inside.
 pub fn open_in_root(root: &Path, path: &Path) -> io::Result<File> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, root, flags, Mode::empty())?;
+    open_below(&directory(root)?, path)
+}
+
+/// The same below a directory that is held.
+pub fn open_below(root: &OwnedFd, path: &Path) -> io::Result<File> {
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let handle = openat2(&root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside)?;
+    let handle = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside)?;
     reopen_regular(&handle)
+}
+
+/// Holds a directory of the host: what lies below it can be reached even when no path leads to it any more.
+pub fn directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Holds a directory below `root`.
+pub fn directory_below(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat2(root, path, flags, Mode::empty(), inside)?)
+}
+
+/// Opens a regular file that lies in `directory` itself and belongs to one of `owners`; no links at all.
+pub fn open_owned(directory: &OwnedFd, name: &str, owners: &[u32]) -> io::Result<File> {
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let handle = openat2(directory, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside)?;
+    if !owners.contains(&fstat(&handle)?.st_uid) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "owned by somebody else"));
+    }
+    reopen_regular(&handle)
+}
+
+/// What tells one mounted directory from another: mount, device, inode.
+pub fn mounted_identity(directory: &OwnedFd) -> io::Result<(u64, u64, u64)> {
+    let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+    let found = statx(directory, "", AtFlags::EMPTY_PATH, wanted)?;
+    let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
+    Ok((found.stx_mnt_id, device, found.stx_ino))
 }
 
 fn reopen_regular(handle: &OwnedFd) -> io::Result<File> {
@@ -44,6 +79,20 @@ mod tests {
         assert!(open_regular(Path::new("/dev/zero")).is_err());
         assert!(open_regular(Path::new("/")).is_err());
         assert!(open_regular(Path::new("/proc/self/exe")).is_ok());
+    }
+
+    #[test]
+    fn what_belongs_to_somebody_else_or_is_a_link_is_not_opened_as_ones_own() {
+        let root = tempfile::tempdir().expect("directory");
+        std::fs::write(root.path().join("file"), "x").expect("write");
+        symlink("file", root.path().join("link")).expect("link");
+        let held = directory(root.path()).expect("directory");
+        let own = rustix::process::geteuid().as_raw();
+        assert!(open_owned(&held, "file", &[own]).is_ok());
+        let refused = open_owned(&held, "file", &[own.wrapping_add(1)]).expect_err("another owner");
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        assert!(open_owned(&held, "link", &[own]).is_err());
+        assert!(open_owned(&held, "../file", &[own]).is_err());
     }
 
     #[test]

@@ -4,7 +4,9 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use crate::object::address::{AbsoluteAddress, FileOffset, VirtualOffset};
 
@@ -143,6 +145,12 @@ impl Outline {
         parse_debug_link(&read_at(file, section.offset, length(section.length)).ok()?)
     }
 
+    /// What `.gnu_debugaltlink` leads to: a file that several debug files share (made by `dwz`), and its build ID.
+    pub fn alternate_link(&self, file: &File) -> Option<(PathBuf, Vec<u8>)> {
+        let section = self.section(".gnu_debugaltlink").filter(|section| section.length <= 8192)?;
+        parse_alternate_link(&read_at(file, section.offset, length(section.length)).ok()?)
+    }
+
     fn find_build_id(&self, file: &File, programs: &[u8]) -> Option<Vec<u8>> {
         let noted = self.sections.iter().filter(|section| section.note);
         let sections = noted.map(|section| (section.offset, section.length));
@@ -240,6 +248,14 @@ fn parse_debug_link(section: &[u8]) -> Option<(String, u32)> {
     plain.then(|| (name.to_owned(), u32::from_le_bytes(*checksum)))
 }
 
+fn parse_alternate_link(section: &[u8]) -> Option<(PathBuf, Vec<u8>)> {
+    let end = section.iter().position(|&byte| byte == 0)?;
+    let path = PathBuf::from(std::ffi::OsStr::from_bytes(section.get(..end)?));
+    let build_id = section.get(end + 1..)?;
+    let usable = end > 0 && (1..=MAX_BUILD_ID).contains(&build_id.len());
+    usable.then(|| (path, build_id.to_vec()))
+}
+
 /// A length as the machine counts; what does not fit will fail to be read.
 fn length(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
@@ -328,6 +344,16 @@ mod tests {
         {
             assert_eq!(parse_debug_link(hostile), None);
         }
+    }
+
+    #[test]
+    fn an_alternate_link_is_a_path_and_a_build_id() {
+        let parsed = parse_alternate_link(b"/usr/lib/debug/.dwz/x\0\x01\x02");
+        assert_eq!(parsed, Some((PathBuf::from("/usr/lib/debug/.dwz/x"), vec![1, 2])));
+        for broken in [&b""[..], b"abc", b"abc\0", b"\0\x01"] {
+            assert_eq!(parse_alternate_link(broken), None);
+        }
+        assert_eq!(parse_alternate_link(&[&b"x\0"[..], &[1; 65]].concat()), None);
     }
 
     #[test]

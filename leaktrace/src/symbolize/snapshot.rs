@@ -5,7 +5,8 @@
 //! file: the ELF headers, the symbol tables and the DWARF sections at their old places, nothing else (text and data,
 //! most of a file, stay holes that cost nothing). Every section that was not copied loses its header, so the parser does
 //! not find it: above all `.gnu_debuglink` and its relatives, through which an object could make a privileged reader
-//! open any path. Compressed sections are inflated here, because a parser would believe the size they claim.
+//! open any path. The one link that stays, to what several debug files share (`.gnu_debugaltlink`), is written anew and
+//! leads to another such copy. Compressed sections are inflated here, because a parser would believe the size they claim.
 //!
 //! Copying is bounded by [`MAX_SYMBOLS`] and [`MAX_DEBUG`], and one copy is alive at a time. What exceeds the first has
 //! no names; what exceeds the second has names from its symbol tables but no lines.
@@ -16,11 +17,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use flate2::read::ZlibDecoder;
 use memmap2::Mmap;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use super::bounds;
+use super::inflate;
 use super::outline::{Outline, OutlineError, Section, read_at};
 
 /// Most bytes of headers and symbol tables. The largest browsers and databases stay below it.
@@ -28,7 +29,8 @@ pub const MAX_SYMBOLS: u64 = 192 << 20;
 /// Most bytes of DWARF, inflated.
 pub const MAX_DEBUG: u64 = 384 << 20;
 
-const SYMBOL_SECTIONS: [&str; 6] = [".symtab", ".strtab", ".dynsym", ".dynstr", ".symtab_shndx", ".shstrtab"];
+const SYMBOL_SECTIONS: [&str; 7] =
+    [".symtab", ".strtab", ".dynsym", ".dynstr", ".symtab_shndx", ".shstrtab", ".note.gnu.build-id"];
 const DEBUG_SECTIONS: [&str; 11] = [
     ".debug_info",
     ".debug_abbrev",
@@ -42,9 +44,9 @@ const DEBUG_SECTIONS: [&str; 11] = [
     ".debug_aranges",
     ".debug_types",
 ];
+const ALTERNATE_LINK: &str = ".gnu_debugaltlink";
 const SECTION_HEADER: u64 = 64;
 const COMPRESSION_HEADER: usize = 24;
-const ZLIB: u32 = 1;
 const SHF_COMPRESSED: u64 = 0x800;
 
 /// Why no copy could be made.
@@ -83,8 +85,14 @@ struct Writer<'a> {
 }
 
 impl Snapshot {
-    /// Copies what `outline` says from `source`; without DWARF if `with_debug` is false.
-    pub fn take(source: &File, outline: &Outline, with_debug: bool) -> Result<Self, SnapshotError> {
+    /// Copies what `outline` says from `source`; without DWARF if `with_debug` is false. `shared` is the copy of what
+    /// its `.gnu_debugaltlink` leads to, and must outlive this one.
+    pub fn take(
+        source: &File,
+        outline: &Outline,
+        with_debug: bool,
+        shared: Option<&Self>,
+    ) -> Result<Self, SnapshotError> {
         let fd = memfd_create("leaktrace-object", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map_err(io::Error::from)?;
         let mut writer = Writer {
@@ -98,8 +106,9 @@ impl Snapshot {
         let wanted = with_debug && outline.has_debug_information();
         let has_debug_information = wanted && writer.copy_debug_information();
         writer.hide_sections(has_debug_information)?;
+        let linked = shared.and_then(|shared| writer.link(shared));
         let copy = writer.copy;
-        let copied = checked_outline(&copy)?;
+        let copied = checked_outline(&copy, linked)?;
         // Nobody else holds this file; the seals make sure that it stays harmless if somebody does.
         fcntl_add_seals(&copy, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)
             .map_err(io::Error::from)?;
@@ -159,17 +168,33 @@ impl Writer<'_> {
         let kind = u32::from_le_bytes(*header.first_chunk()?);
         let size = u64::from_le_bytes(*header.get(8..)?.first_chunk()?);
         let packed = section.length.checked_sub(COMPRESSION_HEADER as u64)?;
-        *budget = budget.checked_sub(size).filter(|_| kind == ZLIB)?;
+        *budget = budget.checked_sub(size)?;
         let begin = section.offset.checked_add(COMPRESSION_HEADER as u64)?;
         let at = self.end;
         let packed = Range { file: self.source, at: begin, end: begin.checked_add(packed)? };
-        let written = self.append(&mut ZlibDecoder::new(packed).take(size)).ok()?;
+        let written = self.append(&mut inflate::section(kind, packed)?.take(size)).ok()?;
         (written == size).then_some(())?;
         self.patch_header(index, 24, at).ok()?;
         self.patch_header(index, 32, size).ok()?;
         let flags = read_at(&self.copy, self.header_position(index)? + 8, 8).ok()?;
         let flags = u64::from_le_bytes(*flags.first_chunk()?) & !SHF_COMPRESSED;
         self.patch_header(index, 8, flags).ok()
+    }
+
+    /// Makes the copy refer to `shared`. Returns where the new contents of the link lie.
+    fn link(&mut self, shared: &Snapshot) -> Option<u64> {
+        let index = self.outline.sections.iter().position(|section| section.name == ALTERNATE_LINK)?;
+        let build_id = Outline::read(&shared.file).ok()?.build_id?;
+        let path = shared.path().into_os_string().into_encoded_bytes();
+        let contents = [&path[..], b"\0", &build_id].concat();
+        let at = self.end;
+        self.append(&mut &contents[..]).ok()?;
+        // Hiding has cleared the header.
+        let header = read_at(self.source, self.header_position(index)?, SECTION_HEADER as usize).ok()?;
+        self.copy.write_all_at(&header, self.header_position(index)?).ok()?;
+        self.patch_header(index, 24, at).ok()?;
+        self.patch_header(index, 32, contents.len() as u64).ok()?;
+        Some(at)
     }
 
     fn append(&mut self, contents: &mut dyn Read) -> io::Result<u64> {
@@ -231,12 +256,16 @@ impl Writer<'_> {
     }
 }
 
-/// The file may have been rewritten while it was copied: the copy must show nothing but what was chosen.
-fn checked_outline(copy: &File) -> Result<Outline, SnapshotError> {
-    let chosen = |name: &str| SYMBOL_SECTIONS.contains(&name) || DEBUG_SECTIONS.contains(&name);
+/// The file may have been rewritten while it was copied: the copy must show nothing but what was chosen, and no link
+/// but the one that was written at `linked`.
+fn checked_outline(copy: &File, linked: Option<u64>) -> Result<Outline, SnapshotError> {
+    let chosen = |section: &Section| match section.name.as_str() {
+        ALTERNATE_LINK => linked == Some(section.offset),
+        name => SYMBOL_SECTIONS.contains(&name) || DEBUG_SECTIONS.contains(&name),
+    };
     let outline = Outline::read(copy)?;
     // A hostile name table may give a name to cleared headers, too; without contents that leads nowhere.
-    if outline.sections.iter().all(|section| section.length == 0 || chosen(&section.name)) {
+    if outline.sections.iter().all(|section| section.length == 0 || chosen(section)) {
         return Ok(outline);
     }
     Err(OutlineError::NotElf.into())
@@ -264,10 +293,13 @@ fn indices(sections: &[Section], wanted: impl Fn(&Section) -> bool) -> Vec<usize
 }
 
 /// Part of a file, read from its beginning.
-struct Range<'a> {
-    file: &'a File,
-    at: u64,
-    end: u64,
+pub struct Range<'a> {
+    /// The file.
+    pub file: &'a File,
+    /// Where the next byte lies.
+    pub at: u64,
+    /// Where the part ends.
+    pub end: u64,
 }
 
 impl Read for Range<'_> {
@@ -293,7 +325,7 @@ mod tests {
     fn the_copy_holds_symbols_and_dwarf_and_no_text() {
         let source = own();
         let outline = Outline::read(&source).expect("ELF");
-        let snapshot = Snapshot::take(&source, &outline, true).expect("copied");
+        let snapshot = Snapshot::take(&source, &outline, true, None).expect("copied");
         assert!(snapshot.has_debug_information && !snapshot.debug_left_out);
         let copied = Outline::read(&File::open(snapshot.path()).expect("open")).expect("still ELF");
         assert!(copied.section(".symtab").is_some() && copied.has_debug_information());
@@ -305,7 +337,7 @@ mod tests {
     fn the_copy_cannot_be_changed_or_cut() {
         let source = own();
         let outline = Outline::read(&source).expect("ELF");
-        let snapshot = Snapshot::take(&source, &outline, false).expect("copied");
+        let snapshot = Snapshot::take(&source, &outline, false, None).expect("copied");
         assert!(!snapshot.has_debug_information && !snapshot.debug_left_out);
         assert!(snapshot.file.set_len(1).is_err());
         assert!((&snapshot.file).write(b"x").is_err());
@@ -328,10 +360,10 @@ mod tests {
     fn a_symbol_table_of_4_gib_is_refused_and_such_dwarf_is_left_out() {
         let huge = with_huge_section(".symtab");
         let outline = Outline::read(&huge).expect("ELF");
-        assert!(matches!(Snapshot::take(&huge, &outline, true), Err(SnapshotError::TooLarge)));
+        assert!(matches!(Snapshot::take(&huge, &outline, true, None), Err(SnapshotError::TooLarge)));
         let huge = with_huge_section(".debug_info");
         let outline = Outline::read(&huge).expect("ELF");
-        let snapshot = Snapshot::take(&huge, &outline, true).expect("symbols fit");
+        let snapshot = Snapshot::take(&huge, &outline, true, None).expect("symbols fit");
         assert!(snapshot.debug_left_out && !snapshot.has_debug_information);
         let copied = Outline::read(&File::open(snapshot.path()).expect("open")).expect("still ELF");
         assert!(copied.section(".symtab").is_some() && !copied.has_debug_information());
@@ -355,6 +387,6 @@ mod tests {
             .write_all_at(&std::fs::read(std::env::current_exe().expect("test binary")).expect("read"), 0)
             .expect("write");
         changed.write_all_at(&table, names.offset).expect("write");
-        assert!(Snapshot::take(&changed, &before, false).is_err());
+        assert!(Snapshot::take(&changed, &before, false, None).is_err());
     }
 }

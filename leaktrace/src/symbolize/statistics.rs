@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::debug_file;
+use super::generated;
 use super::lookup::{Call, Nameless};
 use super::objects::Unreadable;
 use super::snapshot::SnapshotError;
@@ -80,8 +82,39 @@ pub struct Statistics {
     pub open_objects: u64,
     /// Objects whose debug information was left out: too large, damaged, or compressed in an unsupported way.
     pub debug_left_out: u64,
+    /// Files that were looked at for names and not believed, by reason: debug files, perf maps.
+    pub refused_files: BTreeMap<&'static str, u64>,
+    /// Lines of perf maps that name no code.
+    pub malformed_lines: u64,
     /// Bytes of names and paths.
     pub text_bytes: u64,
+}
+
+impl Statistics {
+    /// What the reader of a report should know about its names, one sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let refused = self.refused_files.iter().map(|(reason, count)| format!("names: {reason} ({count})"));
+        let mut notes: Vec<String> = refused.collect();
+        if self.malformed_lines > 0 {
+            notes.push(format!("names: {} lines of perf maps name no code", self.malformed_lines));
+        }
+        if self.debug_left_out > 0 {
+            notes.push(format!(
+                "names: debug information of {} objects left out (too large or damaged)",
+                self.debug_left_out
+            ));
+        }
+        notes
+    }
+}
+
+/// Counts of refused files by reason, in words.
+pub(super) fn refused_files(
+    debug_files: &BTreeMap<debug_file::Refused, u64>,
+    perf_maps: &BTreeMap<generated::Refused, u64>,
+) -> BTreeMap<&'static str, u64> {
+    let debug_files = debug_files.iter().map(|(reason, &count)| (reason.describe(), count));
+    debug_files.chain(perf_maps.iter().map(|(reason, &count)| (reason.describe(), count))).collect()
 }
 
 /// A line without a function is no name.

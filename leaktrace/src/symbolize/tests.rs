@@ -1,7 +1,9 @@
 //! Real programs, compiled and run as children: every kind of object that blazesym is asked about, and every way in
 //! which an object can disappear between the moment a frame is seen and the moment it is shown.
 
-use std::fs;
+mod sources;
+
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::outline::Outline;
 use super::*;
 use crate::process::maps;
 

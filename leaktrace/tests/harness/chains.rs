@@ -23,6 +23,8 @@ pub struct Found {
     pub whole: usize,
     /// Blocks of these.
     pub whole_blocks: i64,
+    /// Blocks of these whose stack ends early further out than the chain, in code that is not the program's, by reason.
+    pub outside: BTreeMap<String, i64>,
     /// Blocks of stacks that end early, as far as they go equal to a chain, by reason.
     pub truncated: BTreeMap<String, i64>,
     /// Blocks of stacks in which a function of the program's has no name.
@@ -38,8 +40,8 @@ impl Found {
     /// In words.
     pub fn describe(&self) -> String {
         format!(
-            "{} whole stacks of {} blocks; blocks by truncated stacks: {:?}, by nameless ones: {}",
-            self.whole, self.whole_blocks, self.truncated, self.nameless
+            "{} whole stacks of {} blocks (end outside: {:?}); blocks by truncated stacks: {:?}, by nameless ones: {}",
+            self.whole, self.whole_blocks, self.outside, self.truncated, self.nameless
         )
     }
 }
@@ -82,6 +84,9 @@ impl<'a> Chains<'a> {
                     amount.blocks += site.live.blocks;
                     found.whole += 1;
                     found.whole_blocks += site.live.blocks;
+                    if let Some(why) = &site.truncated {
+                        *found.outside.entry(why.clone()).or_default() += site.live.blocks;
+                    }
                 }
                 Place::Beginning(why) => *found.truncated.entry(why).or_default() += site.live.blocks,
                 Place::Nameless => found.nameless += site.live.blocks,
@@ -126,22 +131,22 @@ impl<'a> Chains<'a> {
     fn place(&self, site: &Site) -> Place<'_> {
         let frames: Vec<Option<&str>> = site.frames.iter().map(|frame| frame.function.as_deref()).collect();
         let mut chains = self.by_text.keys();
-        match &site.truncated {
-            None => {
-                if let Some(text) = chains.find(|text| self.is_whole(text, &frames)) {
-                    return Place::Chain(text);
-                }
-            }
-            Some(why) => {
-                if chains.any(|text| self.begins(text, &frames).is_some()) {
-                    return Place::Beginning(why.clone());
-                }
-            }
+        if let Some(text) = chains.clone().find(|text| self.is_whole(text, &frames)) {
+            return Place::Chain(text);
         }
-        if site.frames.first().is_some_and(Frame::is_of_the_c_library) {
-            return Place::Elsewhere;
+        if let Some(why) = &site.truncated
+            && chains.any(|text| self.begins(text, &frames).is_some())
+        {
+            return Place::Beginning(why.clone());
         }
-        if frames.contains(&None) { Place::Nameless } else { Place::Nowhere }
+        match site.frames.first() {
+            Some(frame) if frame.function.as_deref().is_some_and(|name| !self.names.contains(name)) => {
+                Place::Elsewhere
+            }
+            Some(frame) if frame.is_of_the_c_library() => Place::Elsewhere,
+            _ if frames.contains(&None) => Place::Nameless,
+            _ => Place::Nowhere,
+        }
     }
 
     /// Whether the stack is the chain, and nothing but other objects' frames further out.
@@ -191,7 +196,7 @@ enum Place<'a> {
     Beginning(String),
     /// A frame has no name, so nobody can tell.
     Nameless,
-    /// To the C library or the dynamic linker, which allocate for themselves.
+    /// To code that is not the program's own: the C library and the dynamic linker allocate for themselves.
     Elsewhere,
     /// Nowhere: such a stack has never been.
     Nowhere,

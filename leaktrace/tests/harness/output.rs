@@ -97,8 +97,18 @@ pub struct Age {
 pub struct Frame {
     /// Function.
     pub function: Option<String>,
-    /// Executable or library.
+    /// Object as the target sees it.
+    #[serde(default)]
     pub object: Option<String>,
+    /// Source file.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// Source line.
+    #[serde(default)]
+    pub line: Option<u32>,
+    /// Inlined into the next frame.
+    #[serde(default)]
+    pub inlined: bool,
 }
 
 impl Frame {
@@ -124,6 +134,9 @@ pub struct Truth {
     pub unmatched_frees: i64,
     /// Fullness.
     pub live_map: Fullness,
+    /// Anything else, one sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Kernel-side counters.
     pub counters: BTreeMap<String, i64>,
 }

@@ -28,7 +28,8 @@ pub fn path(name: &str) -> Outcomes<PathBuf> {
     compile(source, variant, name)
 }
 
-fn sources() -> PathBuf {
+/// Where the sources of target programs lie.
+pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets")
 }
 

@@ -86,9 +86,9 @@ impl Target {
         Ok(TargetBuilder { command: Command::new(program::path(name)?) })
     }
 
-    /// Prepares any program.
-    pub fn prepare_any(program: impl Into<OsString>) -> TargetBuilder {
-        TargetBuilder { command: Command::new(program.into()) }
+    /// Prepares any other command that speaks the protocol.
+    pub fn command(command: Command) -> TargetBuilder {
+        TargetBuilder { command }
     }
 
     /// Starts a program that takes no arguments.

@@ -3,7 +3,7 @@
  * Commands:
  *   exchange   many times: load a or b, wait so many milliseconds, allocate through it, unload it; a and b get the same
  *              addresses
- *   hasty      the same without waiting
+ *   hasty      the same, but waits only for every second library
  *   threads    the same as exchange, while threads allocate through c
  *   copies     map the code of a, then of b at the same place, by mmap alone, and allocate through it
  *   exec       replace the image by the same program, which says `ready` again
@@ -71,7 +71,7 @@ static void wait_for(long milliseconds) {
     syscall(SYS_nanosleep, &nap, NULL);
 }
 
-static NOINLINE void exchange(long milliseconds) {
+static NOINLINE void exchange(long milliseconds, int hasty) {
     uint64_t random = 7;
     ENTER;
     for (int cycle = 0; cycle < CYCLES; cycle++) {
@@ -79,7 +79,7 @@ static NOINLINE void exchange(long milliseconds) {
         const outer *functions;
         void *library = load(side, &functions);
         note_place(side, functions);
-        wait_for(milliseconds);
+        if (!hasty || cycle % 2 == 0) wait_for(milliseconds);
         for (int i = 0; i < PER_CYCLE; i++)
             allocate_through(functions, side, (int)(next_random(&random) % FUNCTIONS));
         dlclose(library);
@@ -107,7 +107,7 @@ static NOINLINE void exchange_beside_threads(long milliseconds) {
     stop = 0;
     for (int i = 0; i < THREADS; i++)
         if (pthread_create(&threads[i], NULL, allocate_meanwhile, (void *)functions)) _exit(126);
-    exchange(milliseconds);
+    exchange(milliseconds, 0);
     stop = 1;
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     LEAVE;
@@ -171,8 +171,8 @@ int main(int argc, char **argv) {
     say("ready");
     for (;;) {
         const char *command = await_command();
-        if (is(command, "exchange")) exchange(milliseconds);
-        if (is(command, "hasty")) exchange(0);
+        if (is(command, "exchange")) exchange(milliseconds, 0);
+        if (is(command, "hasty")) exchange(milliseconds, 1);
         if (is(command, "threads")) exchange_beside_threads(milliseconds);
         if (is(command, "copies")) {
             void *place = map_copy(0, NULL, milliseconds);

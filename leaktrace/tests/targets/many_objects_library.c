@@ -1,5 +1,6 @@
 // build: -DNUMBER=0 -O2 -g -fomit-frame-pointer -fno-builtin -fPIC -shared
-/* One of many libraries: the test compiles it again and again with another NUMBER, which every name contains. */
+/* One of many libraries: the test compiles it again and again with another NUMBER, which every name contains. Their frames
+ * differ too: objects whose unwind information is the same share a table. */
 #include <stddef.h>
 #include <stdlib.h>
 
@@ -20,7 +21,7 @@ static __attribute__((noinline, noclone)) void *NAME(leak_)(size_t bytes) {
 }
 
 void *NAME(pass_)(const void *const *rest, size_t bytes) {
-    char room[64 + 16 * (NUMBER % 30)];
+    char room[64 + 16 * (NUMBER / 4)];
     USED(room);
     void *block = *rest ? ((step *)*rest)(rest + 1, bytes) : NAME(leak_)(bytes);
     USED(room);

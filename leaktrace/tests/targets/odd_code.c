@@ -25,10 +25,10 @@ HAND_WRITTEN(points_inwards,
              "lea -256(%rsp), %rbp\n .cfi_def_cfa %rbp, 16\n call malloc\n"
              ".cfi_def_cfa %rsp, 16\n pop %rbp\n .cfi_def_cfa_offset 8\n ret\n .cfi_endproc\n");
 
-/* The same, but it points above the stack, to where nothing is mapped. */
+/* The same, but it points above the stack, to where no process can have anything. */
 HAND_WRITTEN(points_nowhere,
              ".cfi_startproc\n push %rbp\n .cfi_adjust_cfa_offset 8\n .cfi_rel_offset %rbp, 0\n"
-             "movabs $0x7fffffffe100, %rbp\n .cfi_def_cfa %rbp, 16\n call malloc\n"
+             "movabs $0x800000000100, %rbp\n .cfi_def_cfa %rbp, 16\n call malloc\n"
              ".cfi_def_cfa %rsp, 16\n pop %rbp\n .cfi_def_cfa_offset 8\n ret\n .cfi_endproc\n");
 
 /* The return address is said to be where a 1 is. */

@@ -4,7 +4,7 @@
 // build[frame-pointers]: -O2 -g -fno-omit-frame-pointer -fno-builtin -pthread
 // build[musl]: musl-gcc -DWITHOUT_CONTEXTS -O2 -g -fomit-frame-pointer -fno-builtin -pthread
 /* Allocates from every kind of place that a stack walk can start in or has to pass, and says from which functions.
- * Commands: `go`; `library`, with the path of whole_stacks_library.so as argument of the program. */
+ * Commands: `go`; `load`, with the path of whole_stacks_library.so as argument of the program, then `use`. */
 #include "chain.h"
 #include <alloca.h>
 #include <dlfcn.h>
@@ -230,17 +230,21 @@ static NOINLINE void called_by_library(size_t bytes) {
     site(bytes);
     LEAVE;
 }
+static void (*in_library)(void (*)(size_t));
 static NOINLINE void loads(const char *path) {
     ENTER;
     void *library = dlopen(path, RTLD_NOW);
     if (!library) _exit(125);
-    void (*in_library)(void (*)(size_t)) = (void (*)(void (*)(size_t)))dlsym(library, "in_library");
-    void *constructed = *(void **)dlsym(library, "constructed");
+    in_library = (void (*)(void (*)(size_t)))dlsym(library, "in_library");
     FOREIGN;
     ENTER_AS("library_constructor");
-    keep(constructed, 91);
+    keep(*(void **)dlsym(library, "constructed"), 91);
     LEAVE;
     LEAVE;
+    LEAVE;
+}
+static NOINLINE void uses(void) {
+    ENTER;
     ENTER_AS("in_library");
     ENTER_AS("deeper_in_library");
     in_library(called_by_library);
@@ -264,7 +268,8 @@ int main(int argc, char **argv) {
 #endif
             chain_depth = depth;
         }
-        if (is(command, "library") && argc > 1) loads(argv[1]);
+        if (is(command, "load") && argc > 1) loads(argv[1]);
+        if (is(command, "use") && in_library) uses();
         say_chains();
     }
 }

@@ -68,7 +68,14 @@ fn build(frames: Frames, links: &Path, main: &Path, program: &Path) -> Result<()
         (0..frames.copies()).map(|number| copy(&object, number, frames.copies())).collect::<Result<_>>()?;
     // One that is half written must not look built.
     let unfinished = program.with_extension("unfinished");
-    command::run(gcc(frames).arg("-pthread").arg(main).args(&copies).arg("-o").arg(&unfinished))?;
+    command::run(
+        gcc(frames)
+            .args(["-pthread", "-Wl,--defsym=after=first_0"])
+            .arg(main)
+            .args(&copies)
+            .arg("-o")
+            .arg(&unfinished),
+    )?;
     fs::rename(&unfinished, program).with_context(|| format!("cannot rename {}", unfinished.display()))
 }
 
@@ -84,7 +91,10 @@ fn copy(object: &Path, number: usize, of: usize) -> Result<PathBuf> {
     let mut objcopy = Command::new("objcopy");
     objcopy.args(["--wildcard", "--localize-symbol=link_*"]);
     objcopy.arg(format!("--redefine-sym=first=first_{number}"));
-    objcopy.arg(format!("--redefine-sym=after=first_{}", (number + 1) % of));
+    // Two symbols cannot get one name here: a single copy goes on in itself when it is linked.
+    if of > 1 {
+        objcopy.arg(format!("--redefine-sym=after=first_{}", (number + 1) % of));
+    }
     command::run(objcopy.arg(object).arg(&copied))?;
     Ok(copied)
 }
