@@ -3,7 +3,7 @@
 use super::{
     Expectation, Outcome, Outcomes, Process,
     expectation::Amount,
-    output::{Frame, Site},
+    output::Site,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
