@@ -32,11 +32,20 @@ pub struct Limits {
     pub common_entries: usize,
     /// Bytes of description executed, as a multiple of the section's size. A well-formed section needs less than 2.
     pub work: u64,
+    /// The same in bytes, whatever the section's size: a byte can cost half a microsecond.
+    pub work_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { span: 2 << 30, rows: 16 << 20, functions: 2 << 20, common_entries: 1 << 16, work: 4 }
+        Self {
+            span: 2 << 30,
+            rows: 16 << 20,
+            functions: 2 << 20,
+            common_entries: 1 << 16,
+            work: 4,
+            work_bytes: 128 << 20,
+        }
     }
 }
 
@@ -127,7 +136,7 @@ impl<'s> Compiler<'s> {
 
     fn frames(&mut self, frames: &Frames, limits: &Limits) {
         self.statistics.frame_bytes = frames.bytes.len() as u64;
-        let work = self.statistics.frame_bytes.saturating_mul(limits.work);
+        let work = self.statistics.frame_bytes.saturating_mul(limits.work).min(limits.work_bytes);
         let budget = Budget { work, rows: limits.rows, common: limits.common_entries };
         let (bytes, address) = (frames.bytes.as_slice(), frames.address.0);
         match frames.kind {

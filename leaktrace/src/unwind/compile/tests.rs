@@ -328,5 +328,6 @@ fn other_caps_are_counted_too() {
     assert_eq!(beyond(limits), (100, 0));
     assert_eq!(beyond(Limits { rows: 20, ..limits }), (100, 90));
     assert_eq!(beyond(Limits { functions: 20, ..limits }), (20, 80));
+    assert_eq!(beyond(Limits { work_bytes: 100 * 20 + 20 * 40, ..limits }), (100, 80));
     assert_eq!(beyond(Limits { common_entries: 20, ..limits }), (20, 80));
 }
