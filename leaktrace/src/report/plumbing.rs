@@ -155,7 +155,8 @@ mod tests {
             "app::main",
             "core::ops::function::FnOnce::call_once",
             "std::sys::backtrace::__rust_begin_short_backtrace",
-            "std::rt::lang_start::{{closure}}",
+            "std::rt::lang_start::<()>::{closure#0}",
+            "<&dyn core::ops::function::Fn<(), Output = i32> + core::marker::Sync as core::ops::function::FnOnce<()>>::call_once",
             "core::ops::function::impls::<impl core::ops::function::FnOnce<A> for &F>::call_once",
             "std::panicking::catch_unwind::do_call",
             "std::rt::lang_start_internal",
@@ -172,6 +173,7 @@ mod tests {
     fn a_thread_of_rust_begins_with_its_closure() {
         let names = [
             "app::main::{{closure}}",
+            "<app::work as core::ops::function::FnOnce<()>>::call_once",
             "std::sys::backtrace::__rust_begin_short_backtrace",
             "std::thread::lifecycle::spawn_unchecked::{{closure}}::{{closure}}",
             "<core::panic::unwind_safe::AssertUnwindSafe<F> as core::ops::function::FnOnce<()>>::call_once",
