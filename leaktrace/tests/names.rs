@@ -407,25 +407,40 @@ fn root_perf_maps_that_somebody_planted_are_not_believed() -> Outcomes<()> {
     Ok(())
 }
 
-/// Compiles a program of another language and returns its final report as text and as JSON.
+/// Compiles a program of another language and returns a report as text and one as JSON.
 fn language(compiler: &str, source: &str, options: &[&str]) -> Outcomes<(String, Outcome)> {
     let place = Place::empty()?;
     let source = program::sources().join(source);
     place.tool(compiler, &[options, &["-o", "program", text(&source)]].concat())?;
     let outcome = traced(&mut place.start()?, "go")?;
     let mut target = place.start()?;
-    let arguments = ["trace", "--format", "text", "--interval", "200ms", "--min-age", "200ms", "-p"];
+    let report = place.path("report.txt");
+    let arguments = ["trace", "--interval", "200ms", "--min-age", "200ms", "-o", text(&report), "-p"];
     let mut tracer = Tracer::bare().args(&arguments).arg(target.pid().to_string()).start()?;
     tracer.await_tracing()?;
     target.ask("go")?;
-    // Until the blocks are old enough to be survivors.
-    sleep(Duration::from_millis(1000));
+    await_survivors(&tracer, &report)?;
     Ok((tracer.interrupt_and_finish()?.stdout, outcome))
+}
+
+/// Asks for reports until every block is old enough to be shown.
+fn await_survivors(tracer: &Tracer, report: &Path) -> Outcomes<()> {
+    let deadline = Instant::now() + harness::patience();
+    let mut last = String::new();
+    while Instant::now() < deadline {
+        tracer.signal(libc::SIGUSR1);
+        sleep(Duration::from_millis(200));
+        last = fs::read_to_string(report).unwrap_or_default();
+        if last.contains("#1 ") && !last.contains("without survivors") && last.contains("truth: ") {
+            return Ok(());
+        }
+    }
+    Err(format!("blocks stay young:\n{last}"))
 }
 
 /// The first line below each headline of the last report.
 fn first_lines(report: &str) -> Vec<&str> {
-    let last = report.rfind("leaktrace report").map_or(report, |at| &report[at..]);
+    let last = report.rfind("leaktrace report").and_then(|at| report.get(at..)).unwrap_or(report);
     let lines: Vec<&str> = last.lines().collect();
     lines.windows(2).filter(|pair| pair[0].starts_with('#')).map(|pair| pair[1].trim()).collect()
 }

@@ -65,6 +65,9 @@ const INLINE_NAMESPACES: &[&str] =
 
 /// Whether a function only obtains or owns storage.
 pub fn is_storage(function: &str) -> bool {
+    if let Some(class) = mangled_class(function) {
+        return STORAGE.contains(&class) || class.starts_with('_');
+    }
     let name = declared(function);
     if name.starts_with("operator new") {
         return name.starts_with("operator new(") || name.starts_with("operator new[](");
@@ -80,6 +83,15 @@ pub fn is_storage(function: &str) -> bool {
 /// Whether a function stands between the start of a thread and what the thread was made for.
 pub fn is_thread_start(function: &str) -> bool {
     in_std(declared(function)).is_some_and(is_internal)
+}
+
+/// The class in `std` that a member belongs to whose name could not be demangled.
+fn mangled_class(function: &str) -> Option<&str> {
+    let rest = function.strip_prefix("_ZNSt").or_else(|| function.strip_prefix("_ZNKSt"))?;
+    let rest = rest.strip_prefix("7__cxx11").unwrap_or(rest);
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let (length, rest) = rest.split_at_checked(digits)?;
+    rest.get(..length.parse().ok()?)
 }
 
 /// What follows `std::`, without inline namespaces.
@@ -173,6 +185,15 @@ mod tests {
         for (function, expected) in names {
             assert_eq!(declared(function), expected);
         }
+    }
+
+    #[test]
+    fn members_of_the_library_are_known_by_their_mangled_names_too() {
+        assert!(is_storage("_ZNSt6vectorI!") && is_storage("_ZNKSt7__cxx1112basic_stringI!"));
+        assert!(is_storage("_ZNSt12__shared_ptrI!"));
+        assert!(
+            !is_storage("_ZNSt6threadI!") && !is_storage("_ZN3app6vectorI!") && !is_storage("_ZNSt99vector")
+        );
     }
 
     #[test]
