@@ -23,6 +23,10 @@ pub struct StackHeader {
     pub tid: u32,
 }
 
+/// Set in [`StackHeader::walk_end`] of a record that tells where a thread was stopped for a test (`--stop-one-in`). Its
+/// [`StackHeader::stack_id`] is the stack pointer at the allocating function's entry.
+pub const STOPPED: u32 = 1 << 31;
+
 /// Bytes of the largest stack record.
 pub const MAX_STACK_RECORD: usize = size_of::<StackHeader>() + MAX_FRAMES * 8;
 

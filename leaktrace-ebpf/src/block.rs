@@ -15,7 +15,7 @@ use crate::{
     log::may_log,
     maps::LIVE,
     probe::Call,
-    row, sync, thread, walk,
+    row, stop, sync, thread, walk,
 };
 
 const E2BIG: i32 = -7;
@@ -38,6 +38,11 @@ pub fn enter<C: EbpfContext>(_ctx: &C, call: &Call) -> Option<()> {
         (*state).old_valid = 0;
         if cookie.kind == kind::REALLOC && (*state).pointer != 0 {
             take_old(state, call);
+        }
+        if stop::wanted() {
+            // No return is probed then: a debugger could not see past the kernel's trampoline.
+            stop::perhaps(state, call.entry_sp);
+            return Some(());
         }
         // Last: from here on the call is in flight.
         (*state).kind = u32::from(cookie.kind);

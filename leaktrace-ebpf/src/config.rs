@@ -29,6 +29,9 @@ static XOL_AREA_ADDRESS_OFFSET: u32 = 0;
 /// 1: count the calls of each hooked function in HITS.
 #[unsafe(no_mangle)]
 static COUNT_HITS: u32 = 0;
+/// Threads are stopped (SIGSTOP) at one allocation in so many; 0: never, as always outside of tests.
+#[unsafe(no_mangle)]
+static STOP_ONE_IN: u32 = 0;
 /// tgid of the daemon: never traced.
 #[unsafe(no_mangle)]
 static OWN_TGID: u32 = 0;
@@ -51,6 +54,7 @@ getter!(task_mm_offset, TASK_MM_OFFSET, u32);
 getter!(mm_xol_area_offset, MM_XOL_AREA_OFFSET, u32);
 getter!(xol_area_address_offset, XOL_AREA_ADDRESS_OFFSET, u32);
 getter!(count_hits, COUNT_HITS, u32);
+getter!(stop_one_in, STOP_ONE_IN, u32);
 getter!(own_tgid, OWN_TGID, u32);
 getter!(rules_off, RULES_OFF, u64);
 

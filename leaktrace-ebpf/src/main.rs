@@ -14,6 +14,7 @@ mod mapping;
 mod maps;
 mod probe;
 mod row;
+mod stop;
 mod sync;
 mod thread;
 mod walk;

@@ -70,9 +70,9 @@ enum Task {
         /// Interleaved rounds; medians are taken over them.
         #[arg(long, default_value_t = 5)]
         rounds: usize,
-        /// Leave out the part with up to ten million live blocks.
-        #[arg(long)]
-        skip_live_blocks: bool,
+        /// Only this part; repeatable.
+        #[arg(long, value_enum)]
+        only: Vec<bench::Part>,
     },
     /// Trace for a long time and check that leaktrace itself does not grow.
     Soak {
@@ -85,6 +85,9 @@ enum Task {
         /// Only this kernel series.
         #[arg(long, value_enum)]
         kernel: Option<kernel::Series>,
+        /// Only this file of leaktrace/tests/, without its ending; repeatable.
+        #[arg(long)]
+        test: Vec<String>,
         /// Only boot and print the kernel's release: proves the box, not leaktrace.
         #[arg(long)]
         smoke: bool,
@@ -99,9 +102,9 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(),
         Task::Test { quick, filter } => test::run(quick, filter.as_deref()),
         Task::Demo => demo::run(),
-        Task::Bench { rounds, skip_live_blocks } => bench::run(rounds, skip_live_blocks),
+        Task::Bench { rounds, only } => bench::run(rounds, &only),
         Task::Soak { duration } => soak::run(duration),
-        Task::Matrix { kernel, smoke } => matrix::run(kernel, smoke),
+        Task::Matrix { kernel, test, smoke } => matrix::run(kernel, &test, smoke),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -40,6 +40,10 @@ const BUILD: &[Package] = &[
 const TEST: &[Package] = &[
     Package { name: "gcc", why: "compiles the programs that the tests trace" },
     Package { name: "libc6-dev", why: "compiles the programs that the tests trace" },
+    Package { name: "g++", why: "compiles C++ programs whose stacks are compared with gdb's" },
+    Package { name: "gdb", why: "shows the stacks that leaktrace's are compared with" },
+    Package { name: "perl", why: "a program whose stacks are compared with gdb's" },
+    Package { name: "python3", why: "a program whose stacks are compared with gdb's" },
     Package { name: "musl-tools", why: "programs with another C library to trace" },
     Package { name: "golang-go", why: "its pprof tool opens the profiles that leaktrace writes" },
 ];

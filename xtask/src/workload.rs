@@ -1,4 +1,4 @@
-//! The program under measurement (`xtask/bench/workload.c`) and the lines that are exchanged with it.
+//! A program under measurement (`xtask/bench/workload.c`, `depth.c`) and the lines that are exchanged with it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -34,7 +34,8 @@ impl Workload {
         Self::spawn(built.first().context("the workload was not built")?)
     }
 
-    fn spawn(file: &Path) -> Result<Self> {
+    /// Starts a program that takes orders and answers them.
+    pub fn spawn(file: &Path) -> Result<Self> {
         let mut command = Command::new(file);
         command.env("LD_LIBRARY_PATH", own_libc(file)?);
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
@@ -51,7 +52,16 @@ impl Workload {
 
     /// Allocates and frees in a loop.
     pub fn pairs(&mut self, threads: usize, size: usize, window: Duration) -> Result<Pairs> {
-        let answer = self.ask(&format!("pairs {threads} {size} {}", window.as_millis()))?;
+        self.ask_pairs(&format!("pairs {threads} {size} {}", window.as_millis()))
+    }
+
+    /// Does so at a depth of calls, always the same ones (`cached`) or through every return address in turn (`cold`).
+    pub fn depth(&mut self, depth: usize, paths: &str, window: Duration) -> Result<Pairs> {
+        self.ask_pairs(&format!("depth {depth} {paths} {}", window.as_millis()))
+    }
+
+    fn ask_pairs(&mut self, order: &str) -> Result<Pairs> {
+        let answer = self.ask(order)?;
         let mut words = answer.strip_prefix("pairs ").unwrap_or_default().split(' ');
         let count = words.next().and_then(|word| word.parse().ok());
         let nanoseconds = words.next().and_then(|word| word.parse().ok());

@@ -124,6 +124,10 @@ pub struct TraceArguments {
     /// Switch a rule of the kernel side off, to prove that its test notices.
     #[arg(long, value_name = "RULE", hide = true)]
     pub switch_off: Vec<String>,
+    /// Stop the allocating thread (SIGSTOP) at one allocation in N, and say so on stderr: for a debugger that looks at
+    /// the same stack.
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub stop_one_in: u32,
     /// Use this kind of kernel link instead of the best that the kernel has.
     #[arg(long, value_enum, hide = true)]
     pub link_mode: Option<Link>,

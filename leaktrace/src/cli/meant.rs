@@ -64,6 +64,8 @@ pub struct TracePlan {
     pub outputs: Vec<(PathBuf, OutputFormat)>,
     /// Rules switched off (tests).
     pub rules_off: u64,
+    /// Stop threads at one allocation in so many (tests); 0: never.
+    pub stop_one_in: u32,
     /// Link mode to use.
     pub link_mode: Option<LinkMode>,
 }
@@ -122,6 +124,7 @@ impl TryFrom<TraceArguments> for TracePlan {
             verbose: typed.verbose,
             outputs: typed.output.into_iter().map(output).collect::<Result<_, _>>()?,
             rules_off: rules_off(&typed.switch_off)?,
+            stop_one_in: typed.stop_one_in,
             link_mode: typed.link_mode.map(|mode| match mode {
                 Link::Multi => LinkMode::Multi,
                 Link::Perf => LinkMode::Perf,

@@ -262,6 +262,12 @@ impl Tracer {
                 .collect();
             notes.push(format!("FOR TESTS ONLY: rules switched off: {}", off.join(", ")));
         }
+        if self.plan.stop_one_in != 0 {
+            notes.push(format!(
+                "FOR TESTS ONLY: threads are stopped at one allocation in {}, and no return is probed",
+                self.plan.stop_one_in
+            ));
+        }
         for image in self.images.values() {
             for note in &image.notes {
                 notes.push(if self.images.len() > 1 {

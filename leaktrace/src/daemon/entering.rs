@@ -116,7 +116,7 @@ impl Tracer {
     }
 
     /// Waits for an image's unwind tables: the first stacks are to be whole. What takes longer follows later.
-    fn await_tables(&mut self, image: &mut Image) {
+    pub(super) fn await_tables(&mut self, image: &mut Image) {
         if !self.code.settle(&mut self.kernel.code, &mut self.frames, image, TABLE_PATIENCE) {
             tracing::warn!(
                 "process {}: some unwind tables are still being made; stacks end at code without one until then",

@@ -9,7 +9,10 @@ use leaktrace_common::{
     unwind::FRAME_EXACT,
 };
 
-use super::tracer::{Replaced, Stack, Tracer};
+use super::{
+    stopped,
+    tracer::{Replaced, Stack, Tracer},
+};
 use crate::{
     cli::Failure,
     kernel::{Attachment, StackRecord},
@@ -40,6 +43,10 @@ impl Tracer {
     }
 
     pub(super) fn stack_seen(&mut self, record: &StackRecord) {
+        if let Some(line) = stopped::line(record) {
+            eprintln!("{line}");
+            return;
+        }
         let header = &record.header;
         if self.stacks.len() >= MAX_STACKS || !self.images.contains_key(&header.serial) {
             self.stacks_unknown += 1;
@@ -131,6 +138,13 @@ impl Tracer {
 
     pub(super) fn link_map_changed(&mut self, event: &Event) {
         self.renew_code(event.serial);
+        if event.extra != 0
+            && let Some(mut image) = self.images.remove(&event.serial)
+        {
+            // It waits for us: its next stacks shall be whole.
+            self.await_tables(&mut image);
+            self.images.insert(event.serial, image);
+        }
         if self.replaced.contains_key(&event.tgid) {
             self.try_new_image(event.tgid);
         } else if let Err(failure) = self.look_for_new_allocators(event.serial)

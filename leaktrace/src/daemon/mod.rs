@@ -9,6 +9,7 @@ mod events;
 mod measure;
 mod recycle;
 mod stdout;
+mod stopped;
 mod tracer;
 mod upkeep;
 

@@ -93,6 +93,7 @@ impl Tracer {
             rules_off: plan.rules_off,
             log: plan.verbose,
             count_hits: false,
+            stop_one_in: plan.stop_one_in,
             code: CodeCapacity { rows: plan.max_unwind_rows, ..CodeCapacity::default() },
             link_mode: plan.link_mode,
         };

@@ -70,7 +70,8 @@ impl Kernel {
         for point in points {
             let (entry, leave) = programs(point.cookie.kind);
             groups.entry((entry, &point.path)).or_default().push(point);
-            if point.needs_return || (late_free && point.cookie.kind == kind::FREE) {
+            let wanted = point.needs_return || (late_free && point.cookie.kind == kind::FREE);
+            if wanted && self.stop_one_in == 0 {
                 groups.entry((leave, &point.path)).or_default().push(point);
             }
         }

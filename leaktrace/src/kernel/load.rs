@@ -60,6 +60,8 @@ pub struct LoadOptions {
     pub log: bool,
     /// Whether calls are counted per function; costs some 20 ns a call.
     pub count_hits: bool,
+    /// Stop threads (SIGSTOP) at one allocation in so many, for tests; 0: never. Returns are not probed then.
+    pub stop_one_in: u32,
     /// Room for unwind tables.
     pub code: CodeCapacity,
     /// Link mode to use; `None`: the best that this kernel has.
@@ -74,6 +76,7 @@ impl Default for LoadOptions {
             rules_off: 0,
             log: false,
             count_hits: false,
+            stop_one_in: 0,
             code: CodeCapacity::default(),
             link_mode: None,
         }
@@ -85,6 +88,7 @@ pub struct Kernel {
     pub(super) ebpf: Ebpf,
     pub(super) link_mode: LinkMode,
     pub(super) rules_off: u64,
+    pub(super) stop_one_in: u32,
     targets: HashMap<MapData, u32, Target>,
     sites: HashMap<MapData, SiteKey, u32>,
     free_rows: Queue<MapData, u32>,
@@ -136,6 +140,7 @@ impl Kernel {
             control,
             link_mode,
             rules_off: options.rules_off,
+            stop_one_in: options.stop_one_in,
             ebpf,
         };
         Ok((kernel, rings, Sweeper::new(live, live_fd)))
@@ -259,6 +264,7 @@ fn open_object(options: &LoadOptions, types: &KernelTypes) -> Result<Ebpf, Kerne
         .override_global("MM_XOL_AREA_OFFSET", &trampoline[1], true)
         .override_global("XOL_AREA_ADDRESS_OFFSET", &trampoline[2], true)
         .override_global("COUNT_HITS", &count_hits, true)
+        .override_global("STOP_ONE_IN", &options.stop_one_in, true)
         .override_global("OWN_TGID", &own, true)
         .map_max_entries("LIVE", options.max_live_blocks)
         .map_max_entries("SITES", options.max_sites)

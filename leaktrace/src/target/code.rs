@@ -2,7 +2,7 @@
 //! objects may go, but nothing new lies where something else has been. So a generation's readings add up, and a stack
 //! is resolved against the mappings of its own generation, however late it arrives.
 
-use std::collections::VecDeque;
+use std::{borrow::Cow, collections::VecDeque};
 
 use crate::{
     object::address::AbsoluteAddress,
@@ -38,10 +38,10 @@ impl CodeMappings {
 
     /// The mappings of a generation, sorted. Of one that was over before it could be read, those that were there before
     /// it and after it.
-    pub fn of(&self, generation: u32) -> Vec<Mapping> {
+    pub fn of(&self, generation: u32) -> Cow<'_, [Mapping]> {
         let at = self.generations.partition_point(|(known, _)| *known < generation);
         match self.generations.get(at) {
-            Some((known, mappings)) if *known == generation => mappings.clone(),
+            Some((known, mappings)) if *known == generation => Cow::Borrowed(mappings),
             Some((_, after)) => {
                 let before = at.checked_sub(1).and_then(|before| self.generations.get(before));
                 let lasting = |mapping: &&Mapping| {
@@ -49,7 +49,7 @@ impl CodeMappings {
                 };
                 after.iter().filter(lasting).cloned().collect()
             }
-            None => Vec::new(),
+            None => Cow::Borrowed(&[]),
         }
     }
 

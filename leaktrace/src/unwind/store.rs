@@ -55,7 +55,7 @@ pub struct Place {
 }
 
 /// The kernel side's memory. Indexes are below the capacities that [`Store::new`] was told, rules aside, which have
-/// [`MAX_RULES`] places. What is written may be read by walks as soon as it is published, not before.
+/// [`leaktrace_common::unwind::MAX_RULES`] places. What is written may be read by walks as soon as it is published, not before.
 pub trait Memory {
     /// Writes UNWIND_ROWS from row number `first` on, counted in rows.
     fn write_rows(&mut self, first: u32, rows: &[u32]);
@@ -115,7 +115,7 @@ pub struct StoreStatistics {
     pub page_capacity: u32,
     /// Bytes of the rows and pages taken.
     pub bytes: u64,
-    /// Distinct rules, of at most [`MAX_RULES`].
+    /// Distinct rules, of at most [`leaktrace_common::unwind::MAX_RULES`].
     pub rules: u64,
     /// Rules of tables that got no number and are followed no further.
     pub rules_refused: u64,
@@ -123,7 +123,7 @@ pub struct StoreStatistics {
     pub shared: u64,
     /// Tables evicted.
     pub evicted: u64,
-    /// Tables that there was no room for.
+    /// Tables that there was no room for, and that none could be made for.
     pub refused: u64,
 }
 
@@ -190,10 +190,7 @@ impl Store {
         if let Some(id) = self.find(key) {
             return Ok(id);
         }
-        let Some((rows, pages)) = self.take(table) else {
-            self.counts.refused += 1;
-            return Err(self.full(table));
-        };
+        let (rows, pages) = self.take(table).ok_or_else(|| self.full(table))?;
         self.write(table, &rows, &pages, memory);
         let id = TableId(self.tick());
         let idle_since = self.tick();
@@ -233,7 +230,10 @@ impl Store {
     /// Takes tables without users out of the books, those longest without first, so that `table` fits once they are
     /// handed to [`Self::reuse`]. Empty if it fits already, or would not fit without all of them: then they stay.
     pub fn evict(&mut self, table: &Table) -> Vec<Retired> {
-        let Some(chosen) = self.choose(table) else { return Vec::new() };
+        let Some(chosen) = self.choose(table) else {
+            self.counts.refused += 1;
+            return Vec::new();
+        };
         let retired: Vec<_> = chosen.into_iter().filter_map(|id| self.retire(id)).collect();
         self.counts.evicted += retired.len() as u64;
         retired
@@ -316,11 +316,12 @@ impl Store {
 
     /// The tables that [`Self::evict`] evicts: of those longest without users, the ones that lie where `table` would go
     /// if all these were gone. Their number doubles until it fits, since each try costs as much as there are holes.
+    /// `None` if it would not fit without all of them.
     fn choose(&self, table: &Table) -> Option<Vec<TableId>> {
         let needed = needed(table)?;
         let too_many = self.tables.len() >= MAX_TABLES;
         if !too_many && fits(&self.rows, &self.pages, needed) {
-            return None;
+            return Some(Vec::new());
         }
         let idle: Vec<_> = self.unused.values().filter_map(|id| Some((*id, self.tables.get(id)?))).collect();
         let mut count = 1;
@@ -333,8 +334,11 @@ impl Store {
         let in_the_way = |table: &Placed| table.rows.overlaps(&rows) || table.pages.overlaps(&pages);
         let chosen = oldest.iter().filter(|(_, table)| in_the_way(table)).map(|(id, _)| *id);
         let chosen: Vec<_> = chosen.collect();
-        // There may be room enough and only too many tables.
-        Some(if chosen.is_empty() { oldest.iter().take(1).map(|(id, _)| *id).collect() } else { chosen })
+        if chosen.is_empty() {
+            // There is room enough and only too many tables.
+            return oldest.first().map(|(id, _)| vec![*id]);
+        }
+        Some(chosen)
     }
 
     fn fits_without(&self, tables: &[(TableId, &Placed)], needed: (u32, u32)) -> bool {

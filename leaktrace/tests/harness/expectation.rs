@@ -33,6 +33,8 @@ pub struct Expectation {
     pub live: BTreeMap<String, Amount>,
     /// What was ever allocated, by site function.
     pub allocated: BTreeMap<String, Amount>,
+    /// What is live, by chain of functions (see `targets/chain.h`).
+    pub stacks: Vec<(String, Amount)>,
     /// Everything live.
     pub total: Amount,
     /// Everything ever allocated.
@@ -58,6 +60,9 @@ impl Expectation {
                 ["allocated", site, bytes, blocks] => {
                     answer.allocated.insert(site.to_owned(), Amount::parse(bytes, blocks)?);
                 }
+                ["stack", bytes, blocks, chain] => {
+                    answer.stacks.push((chain.to_owned(), Amount::parse(bytes, blocks)?));
+                }
                 ["total", bytes, blocks] => answer.total = Amount::parse(bytes, blocks)?,
                 ["allocated-total", bytes, blocks] => answer.allocated_total = Amount::parse(bytes, blocks)?,
                 ["abandoned", count] => answer.abandoned = number(count)?,
@@ -68,8 +73,8 @@ impl Expectation {
                 _ => return Err(format!("unknown line: {line}")),
             }
         }
-        if answer.live.is_empty() {
-            return Err("the answer names no site".to_owned());
+        if answer.live.is_empty() && answer.stacks.is_empty() {
+            return Err("the answer names no site and no chain".to_owned());
         }
         Ok(answer)
     }

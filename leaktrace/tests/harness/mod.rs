@@ -2,6 +2,7 @@
 //! programs say they did. Everything here returns `Result`: the twin of a rule's test asserts that a check fails.
 #![allow(dead_code, reason = "each test file uses its own part of the harness")]
 
+pub mod chains;
 pub mod expectation;
 pub mod output;
 pub mod probed_code;
@@ -9,6 +10,7 @@ pub mod program;
 pub mod target;
 pub mod tracer;
 
+pub use chains::Chains;
 pub use expectation::Expectation;
 pub use output::{Process, Report};
 pub use target::Target;

@@ -11,6 +11,8 @@ pub struct Report {
     pub schema: u32,
     /// Why it was made.
     pub reason: Reason,
+    /// When, seconds since 1970.
+    pub at_unix_s: f64,
     /// Process images.
     pub processes: Vec<Process>,
     /// What is not known.
@@ -109,6 +111,14 @@ pub struct Frame {
     pub inlined: bool,
 }
 
+impl Frame {
+    /// Whether it is code of the C library or of the dynamic linker.
+    pub fn is_of_the_c_library(&self) -> bool {
+        let name = self.object.as_deref().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+        ["libc.", "libc-", "ld-"].iter().any(|beginning| name.starts_with(beginning))
+    }
+}
+
 /// The truth line.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Truth {
@@ -118,6 +128,8 @@ pub struct Truth {
     pub lost: Vec<Loss>,
     /// Times in which nothing was seen, in words.
     pub blind_windows: Vec<String>,
+    /// Stacks that end early, by reason.
+    pub truncated_stacks: BTreeMap<String, i64>,
     /// Frees of unknown blocks.
     pub unmatched_frees: i64,
     /// Fullness.

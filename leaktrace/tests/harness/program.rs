@@ -1,5 +1,6 @@
 //! Target programs: prebuilt ones where a directory of them is named, else compiled from `tests/targets`. How a
-//! program is built stands in the first lines of its source: `// build: FLAGS`, or several `// build[VARIANT]: FLAGS`.
+//! program is built stands in the first lines of its source: `// build: FLAGS`, or several `// build[VARIANT]: FLAGS`. The
+//! first word may name another compiler than `cc`.
 
 use super::Outcomes;
 use std::{
@@ -8,7 +9,12 @@ use std::{
     process::Command,
 };
 
-/// The path of a built program or library: `exact`, `exact-static`, `size_class.so`.
+/// Endings of sources.
+const LANGUAGES: [&str; 3] = ["c", "cpp", "rs"];
+/// Compilers that a build line may name.
+const COMPILERS: [&str; 3] = ["musl-gcc", "g++", "rustc"];
+
+/// The path of a built program or library: `exact`, `exact-static`, `size_class.so`, `unwind/deep`.
 pub fn path(name: &str) -> Outcomes<PathBuf> {
     if let Some(directory) = env::var_os("LEAKTRACE_TEST_TARGETS") {
         let built = Path::new(&directory).join(name);
@@ -29,16 +35,16 @@ pub fn sources() -> PathBuf {
 
 /// Compiles unless a build that is younger than every source exists; tests of several processes may do so at once.
 fn compile(source: &str, variant: Option<&str>, name: &str) -> Outcomes<PathBuf> {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("targets");
-    fs::create_dir_all(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
-    let built = directory.join(name);
-    if is_fresh(&built) {
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("targets").join(name);
+    let directory = built.parent().ok_or("a program without a directory")?;
+    fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+    let file = source_file(source)?;
+    if is_fresh(&built, &file) {
         return Ok(built);
     }
-    let file = sources().join(format!("{source}.c"));
     let (compiler, flags) = build_line(&file, variant)?;
-    let unfinished =
-        directory.join(format!("{name}.{}.{:?}", std::process::id(), std::thread::current().id()));
+    let mut unfinished = built.clone().into_os_string();
+    unfinished.push(format!(".{}.{:?}", std::process::id(), std::thread::current().id()));
     let output = Command::new(&compiler)
         .arg("-o")
         .arg(&unfinished)
@@ -53,11 +59,20 @@ fn compile(source: &str, variant: Option<&str>, name: &str) -> Outcomes<PathBuf>
     Ok(built)
 }
 
-fn is_fresh(built: &Path) -> bool {
+fn source_file(source: &str) -> Outcomes<PathBuf> {
+    let endings = LANGUAGES.iter().map(|language| sources().join(format!("{source}.{language}")));
+    endings.into_iter().find(|file| file.exists()).ok_or_else(|| format!("{source} has no source"))
+}
+
+/// Whether a build is younger than its source and everything beside it, headers among them.
+fn is_fresh(built: &Path, file: &Path) -> bool {
     let modified = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
     let Ok(built) = modified(built) else { return false };
-    fs::read_dir(sources()).is_ok_and(|entries| {
-        entries.flatten().all(|entry| modified(&entry.path()).is_ok_and(|source| source < built))
+    let beside = file.parent().map(fs::read_dir);
+    beside.is_some_and(|entries| {
+        entries.is_ok_and(|entries| {
+            entries.flatten().all(|entry| modified(&entry.path()).is_ok_and(|source| source < built))
+        })
     })
 }
 
@@ -73,6 +88,7 @@ fn build_line(file: &Path, variant: Option<&str>) -> Outcomes<(String, Vec<Strin
         .find_map(|line| line.strip_prefix(&prefix))
         .ok_or_else(|| format!("{} has no line {prefix:?}", file.display()))?;
     let mut words = line.split_whitespace().map(str::to_owned).peekable();
-    let compiler = words.next_if(|word| word == "musl-gcc").unwrap_or_else(|| "cc".to_owned());
+    let compiler =
+        words.next_if(|word| COMPILERS.contains(&word.as_str())).unwrap_or_else(|| "cc".to_owned());
     Ok((compiler, words.collect()))
 }

@@ -116,11 +116,16 @@ impl Directory {
     /// Removes tables of other versions, and unfinished files that nobody is writing any more; says how many.
     pub(super) fn remove_outdated(&self) -> u64 {
         let names = self.names().unwrap_or_default();
-        let is_outdated = |name: &&String| match version(name) {
+        let outdated = names.iter().filter(|name| match version(name) {
             Some(version) => version != VERSION,
             None => name.starts_with(UNFINISHED) && self.is_abandoned(name),
-        };
-        names.iter().filter(is_outdated).map(|name| self.remove(name)).count() as u64
+        });
+        let mut removed = 0;
+        for name in outdated {
+            self.remove(name);
+            removed += 1;
+        }
+        removed
     }
 
     /// The contents of a file; `Ok(None)` if somebody else may have written it, or it is longer than any table.
@@ -157,8 +162,7 @@ impl Directory {
     /// Notes that a file is used now: its time of modification, since access times may be switched off.
     pub(super) fn touch(&self, name: &str) {
         let time = |nanoseconds| Timespec { tv_sec: 0, tv_nsec: nanoseconds };
-        let times =
-            Timestamps { last_access: time(UTIME_OMIT.into()), last_modification: time(UTIME_NOW.into()) };
+        let times = Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) };
         // Where it fails, tables are removed in the order in which they were written.
         let _ = utimensat(&self.handle, name, &times, AtFlags::SYMLINK_NOFOLLOW);
     }

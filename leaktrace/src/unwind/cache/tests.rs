@@ -8,6 +8,7 @@ use leaktrace_common::unwind::{Page, Rule, row};
 use tempfile::TempDir;
 
 use super::*;
+use crate::unwind::{Limits, Sections, compile};
 
 const KEY: TableKey = TableKey([0xab; 16]);
 
@@ -90,6 +91,32 @@ fn whatever_byte_of_a_file_is_changed_the_table_is_refused_and_the_file_removed(
     assert_eq!(refused.values().sum::<u64>(), 2 * sound.len() as u64);
     for flaw in [Flaw::Version, Flaw::Architecture, Flaw::Object, Flaw::Length, Flaw::Checksum] {
         assert!(refused.contains_key(&flaw), "{refused:?}");
+    }
+}
+
+/// The table of the smallest library that this test has mapped.
+fn real_table() -> Table {
+    let maps = fs::read_to_string("/proc/self/maps").expect("readable");
+    let paths =
+        maps.lines().filter_map(|line| Some(&line[line.find('/')?..])).filter(|path| path.contains(".so"));
+    let smallest = paths.min_by_key(|path| fs::metadata(path).map_or(u64::MAX, |metadata| metadata.len()));
+    let path = Path::new(smallest.expect("a library"));
+    let sections = Sections::read(&fs::File::open(path).expect("readable"), path).expect("an object");
+    compile(&sections, &Limits::default()).expect("compiles")
+}
+
+#[test]
+fn every_damage_to_the_file_of_a_real_table_is_noticed() {
+    let table = real_table();
+    assert!(table.rows.len() > 500, "{} rows", table.rows.len());
+    let mut bytes = format::encode(KEY, &table).expect("small");
+    assert_eq!(format::decode(KEY, &bytes), Ok(table));
+    for index in 0..bytes.len() {
+        let flip = 1 << (index % 8);
+        bytes[index] ^= flip;
+        assert!(format::decode(KEY, &bytes).is_err(), "byte {index}");
+        bytes[index] ^= flip;
+        assert!(format::decode(KEY, &bytes[..index]).is_err(), "{index} bytes");
     }
 }
 

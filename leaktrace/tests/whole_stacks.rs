@@ -1,0 +1,112 @@
+//! Promise: a stack from any allocation is whole, function by function, whatever code it leads through: compiled without
+//! frame pointers, realigned, called back by a library, interrupted by a signal, on a stack of its own. The programs say
+//! themselves which functions they were in, so the same comparison holds on every kernel.
+
+mod harness;
+
+use harness::{Chains, Expectation, Outcome, Outcomes, Target, Tracer, patience, program};
+use leaktrace_common::walk::end;
+use std::{collections::BTreeMap, thread};
+
+/// How long the tracer is given to learn of a library, as part of the harness' patience.
+const WAIT: u32 = 100;
+
+/// Traces a program while it allocates from everywhere.
+fn traced(name: &str) -> Outcomes<(Expectation, Outcome)> {
+    let mut target = Target::start(name)?;
+    let mut tracer = Tracer::of(target.pid()).start()?;
+    tracer.await_tracing()?;
+    target.ask("go")?;
+    let expectation = target.ask("go")?;
+    Ok((expectation, tracer.interrupt_and_finish()?))
+}
+
+/// What the program knows of its stacks must be there, all of it. With the GNU C library they are whole beyond `main`, too; a
+/// coroutine's begins where that library says nothing.
+fn whole(name: &str) -> Outcomes<()> {
+    let (expectation, outcome) = traced(name)?;
+    let found = Chains::of(&expectation)?.check_whole(&outcome)?;
+    let coroutines = BTreeMap::from([(end::NAMES[usize::from(end::NO_RULE)].to_owned(), 2)]);
+    match found.outside == coroutines {
+        true => Ok(()),
+        false => Err(format!("more than the two coroutines end early: {}", found.describe())),
+    }
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_stacks_of_optimised_code_are_whole() -> Outcomes<()> {
+    whole("whole_stacks")
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_stacks_of_highly_optimised_code_are_whole() -> Outcomes<()> {
+    whole("whole_stacks-o3")
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_stacks_of_code_with_frame_pointers_are_whole() -> Outcomes<()> {
+    whole("whole_stacks-frame-pointers")
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_stacks_of_a_static_program_are_whole() -> Outcomes<()> {
+    whole("whole_stacks-static")
+}
+
+/// musl describes none of its own functions: stacks lead through its signal frames, but end where it calls back and
+/// behind `main`. They say why.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_stacks_on_musl_end_in_its_own_functions() -> Outcomes<()> {
+    let (expectation, outcome) = traced("whole_stacks-musl")?;
+    let found = Chains::of(&expectation)?.compare(outcome.final_report()?.only_process()?)?;
+    println!("exact: {}", found.describe());
+    let called_back = expectation.stacks.iter().filter(|(chain, _)| chain.contains(";*;"));
+    let called_back: i64 = called_back.map(|(_, amount)| amount.blocks).sum();
+    assert!(found.partial_blocks() <= called_back, "{}", found.describe());
+    let reasons: Vec<&str> = found.truncated.keys().chain(found.outside.keys()).map(String::as_str).collect();
+    assert!(reasons.iter().all(|why| *why == end::NAMES[usize::from(end::NO_RULE)]), "{reasons:?}");
+    Ok(())
+}
+
+/// Code that is loaded while traced. What its constructor allocates may come before anybody knows of the library.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_stacks_through_a_library_loaded_later_are_whole() -> Outcomes<()> {
+    let library = program::path("whole_stacks_library.so")?;
+    let mut target = Target::prepare("whole_stacks")?.arg(library).start()?;
+    let mut tracer = Tracer::of(target.pid()).start()?;
+    tracer.await_tracing()?;
+    target.ask("load")?;
+    thread::sleep(patience() / WAIT);
+    let expectation = target.ask("use")?;
+    let outcome = tracer.interrupt_and_finish()?;
+    let found = Chains::of(&expectation)?.compare(outcome.final_report()?.only_process()?)?;
+    println!("exact: {}", found.describe());
+    match found.partial_blocks() {
+        0 | 1 => Ok(()),
+        _ => Err(found.describe()),
+    }
+}
+
+/// The twin: frame pointers alone do not lead through such code.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_frame_pointers_alone_are_not_enough() -> Outcomes<()> {
+    let mut target = Target::start("whole_stacks")?;
+    let mut tracer = Tracer::of(target.pid()).args(&["--unwind", "frame-pointers"]).start()?;
+    tracer.await_tracing()?;
+    let expectation = target.ask("go")?;
+    let outcome = tracer.interrupt_and_finish()?;
+    outcome.final_report()?;
+    let difference = Chains::of(&expectation)?.check_whole(&outcome);
+    assert!(
+        difference.is_err_and(|difference| difference.contains("wrong")),
+        "the stacks are whole without tables"
+    );
+    Ok(())
+}
