@@ -140,13 +140,6 @@ fn the_c_librarys_own_debug_file_gives_names_lines_and_inlined_calls() {
     let text = hexadecimal(&outline.build_id.expect("build ID"));
     let debug_file = format!("/usr/lib/debug/.build-id/{}/{}.debug", &text[..2], &text[2..]);
     assert!(Path::new(&debug_file).exists(), "install the C library's debug symbols (libc6-dbg)");
-    let t0 = std::time::Instant::now();
-    store.resolve(ids[0]);
-    println!("TIME all {:?}", t0.elapsed());
-    for k in 0..3 { let t0 = std::time::Instant::now();
-    let id = store.intern(running.child.id(), 1, &running.mappings, AbsoluteAddress(libc.start.0 + 0x1003 + k * 0x1111), false);
-    store.resolve(id);
-    println!("TIME one {:?}", t0.elapsed()); }
     let all: Vec<Vec<Frame>> = ids.iter().map(|&id| store.resolve(id)).collect();
     let named = all.iter().filter(|frames| frames.iter().all(|frame| frame.function.is_some())).count();
     let lines = all.iter().filter(|frames| frames.iter().all(|frame| frame.line.is_some())).count();
