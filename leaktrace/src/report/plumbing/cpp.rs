@@ -69,8 +69,8 @@ pub fn is_storage(function: &str) -> bool {
         return STORAGE.contains(&class) || class.starts_with('_');
     }
     let name = declared(function);
-    if name.starts_with("operator new") {
-        return name.starts_with("operator new(") || name.starts_with("operator new[](");
+    if is_operator_new(name) {
+        return true;
     }
     if name.starts_with("__gnu_cxx::") {
         return true;
@@ -78,6 +78,14 @@ pub fn is_storage(function: &str) -> bool {
     let Some(name) = in_std(name) else { return false };
     let class = component(name);
     STORAGE.contains(&class) || is_internal(name)
+}
+
+/// The global one, or one of a class: it obtains storage and no more.
+fn is_operator_new(name: &str) -> bool {
+    name.split_once("operator new").is_some_and(|(class, parameters)| {
+        let qualified = class.is_empty() || class.ends_with("::") && !class.contains('(');
+        qualified && (parameters.starts_with('(') || parameters.starts_with("[]("))
+    })
 }
 
 /// Whether a function stands between the start of a thread and what the thread was made for.
@@ -194,6 +202,13 @@ mod tests {
         assert!(
             !is_storage("_ZNSt6threadI!") && !is_storage("_ZN3app6vectorI!") && !is_storage("_ZNSt99vector")
         );
+    }
+
+    #[test]
+    fn a_classes_own_operator_new_is_one_too() {
+        assert!(is_storage("v8::internal::Malloced::operator new(unsigned long)"));
+        assert!(is_storage("operator new[](unsigned long)"));
+        assert!(!is_storage("app::f(app::operator new)") && !is_storage("operator newline()"));
     }
 
     #[test]
