@@ -15,7 +15,7 @@ fn main() -> anyhow::Result<()> {
         let read = begin.elapsed();
         let mut unsupported = BTreeMap::<_, u64>::new();
         let table = compile_observed(&sections, &Limits::default(), &mut |why| {
-            *unsupported.entry(why).or_default() += 1
+            *unsupported.entry(why).or_default() += 1;
         })?;
         println!("{name}: {:016x}", u128::from_be_bytes(digest));
         println!("  {:?}, {} trampolines", table.statistics, sections.trampolines.len());

@@ -48,9 +48,10 @@ const PROGRAMS: &[Program] = &[
     built!("signals-static", 7),
     built!("assembly", 7),
     built!("made_code", 101),
+    Program { name: "made_code, remade", command: || built_with("made_code", &["2000"]), one_in: 101 },
     built!("threads", 17),
     Program { name: "plugins", command: || plugins(&[]), one_in: 17 },
-    Program { name: "plugins, reopened", command: || plugins(&["1"]), one_in: 17 },
+    Program { name: "plugins, reopened", command: || plugins(&["50"]), one_in: 17 },
     built!("exceptions", 199),
     built!("exceptions-O3", 199),
     built!("collections", 199),
@@ -63,10 +64,14 @@ fn built(name: &str) -> Outcomes<String> {
     Ok(program::path(&format!("unwind/{name}"))?.display().to_string())
 }
 
+fn built_with(name: &str, arguments: &[&str]) -> Outcomes<Vec<String>> {
+    let arguments = arguments.iter().map(|&word| word.to_owned());
+    Ok(std::iter::once(built(name)?).chain(arguments).collect())
+}
+
 fn plugins(arguments: &[&str]) -> Outcomes<Vec<String>> {
-    let mut words = vec![built("plugins")?, built("plugin.so")?];
-    words.extend(arguments.iter().map(|&word| word.to_owned()));
-    Ok(words)
+    let library = built("plugin.so")?;
+    built_with("plugins", &[&[library.as_str()], arguments].concat())
 }
 
 fn script(interpreter: &str, name: &str) -> Outcomes<Vec<String>> {
@@ -85,8 +90,9 @@ impl Program {
 
     /// Stops it, looks at it from both sides, and compares.
     fn compare(&self, stops: usize, options: &[&str]) -> Outcomes<Tally> {
-        let target = self.start()?;
+        let mut target = self.start()?;
         let mut debugger = Debugger::attach(target.pid(), stops)?;
+        target.say("go")?;
         let one_in = self.one_in.to_string();
         let mut tracer = Tracer::of(target.pid()).args(&["--stop-one-in", &one_in]).args(options).start()?;
         tracer.await_tracing()?;

@@ -262,3 +262,6 @@ fn marks(sections: &Sections, base: u64) -> Vec<Mark> {
     marks.sort_unstable_by_key(|mark| mark.core);
     marks
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,10 +8,18 @@
 mod cache;
 pub mod compile;
 mod entries;
+#[cfg(test)]
+mod forged;
 mod functions;
+#[cfg(test)]
+mod hand_made;
 mod pool;
+#[cfg(test)]
+mod real;
 mod rows;
 pub mod sections;
+#[cfg(test)]
+mod soundness;
 mod store;
 pub mod survey;
 mod table;

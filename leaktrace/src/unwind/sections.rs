@@ -260,3 +260,6 @@ fn trampolines(elf: &Elf) -> Result<Vec<Trampoline>, SectionsError> {
     found.truncate(MAX_TRAMPOLINES);
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

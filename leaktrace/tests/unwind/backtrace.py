@@ -9,6 +9,7 @@ import os
 import sys
 
 import gdb
+import gdb.unwinder
 
 STOPS = int(os.environ["LEAKTRACE_STOPS"])
 # leaktrace keeps 127 frames; frame 0 is the allocating function itself.
@@ -33,6 +34,7 @@ def set_up():
         "backtrace limit unlimited",
     ):
         gdb.execute("set " + setting)
+    gdb.unwinder.register_unwinder(None, MadeCode())
     gdb.execute("handle all nostop noprint pass", to_string=True)
     gdb.execute("handle SIGSTOP stop print nopass", to_string=True)
 
@@ -57,26 +59,57 @@ def real_frames():
     return frames, "no frame"
 
 
-def trampoline(pid):
-    """Where functions return to whose return is probed: the kernel's own mapping."""
+class Anchor:
+    """What names a frame to gdb."""
+
+    def __init__(self, sp, pc):
+        self.sp, self.pc = sp, pc
+
+
+class MadeCode(gdb.unwinder.Unwinder):
+    """Code that was made at run time keeps frame pointers; nothing else could tell its callers."""
+
+    def __init__(self):
+        super().__init__("code made at run time")
+
+    def __call__(self, frame):
+        pc = frame.read_register("rip")
+        if not any(int(pc) in made for made in mappings(gdb.selected_inferior().pid, "")):
+            return None
+        word = gdb.lookup_type("unsigned long")
+        record = frame.read_register("rbp").cast(word.pointer())
+        caller = frame.create_unwind_info(Anchor((record + 2).cast(word), pc))
+        caller.add_saved_register("rbp", record[0])
+        caller.add_saved_register("rip", record[1])
+        caller.add_saved_register("rsp", (record + 2).cast(word))
+        return caller
+
+
+def mappings(pid, name):
+    """Executable ranges of a process that have this name; none at all: no file."""
     with open(f"/proc/{pid}/maps") as maps:
         for line in maps:
-            if line.rstrip().endswith("[uprobes]"):
-                start, end = line.split()[0].split("-")
-                return range(int(start, 16), int(end, 16))
-    return range(0)
+            words = line.split(maxsplit=5)
+            if "x" in words[1] and words[5:] == ([name + "\n"] if name else []):
+                start, end = words[0].split("-")
+                yield range(int(start, 16), int(end, 16))
+
+
+def trampoline(pid):
+    """Where functions return to whose return is probed: the kernel's own mapping."""
+    return next(mappings(pid, "[uprobes]"), range(0))
 
 
 def describe(thread):
     frames, end = real_frames()
     hidden = trampoline(thread.ptid[0])
-    if any(frame.pc() in hidden for frame in frames):
-        return None
     caller = frames[1] if len(frames) > 1 else None
     return {
         "tid": thread.ptid[1],
         # Where the return address lies: just below the caller's stack.
         "entry_sp": hex((int(caller.read_register("rsp")) - 8) & (2**64 - 1)) if caller else "0x0",
+        # Some other tracer probes returns, and gdb cannot see past that. leaktrace does not while it stops threads.
+        "hidden": any(frame.pc() in hidden for frame in frames),
         "in": frames[0].name() or "?",
         "end": end,
         "frames": [
@@ -102,9 +135,8 @@ def collect():
         event = seen[-1] if seen else None
         if isinstance(event, gdb.SignalEvent) and event.stop_signal == "SIGSTOP":
             stop = describe(gdb.selected_thread())
-            # Some other tracer probes returns, and gdb cannot see past that. leaktrace does not while it stops threads.
-            say(stop or {"hidden": gdb.selected_thread().ptid[1]})
-            count += 1 if stop else 0
+            say(stop)
+            count += 0 if stop["hidden"] else 1
         elif gdb.selected_thread() is None:
             say({"failed": "the target has ended"})
             return

@@ -87,6 +87,7 @@ mod tests {
         Seen {
             tid: 1,
             entry_sp: 8,
+            hidden: false,
             function: "malloc".into(),
             end: "outermost".into(),
             frames: frames.iter().map(frame).collect(),

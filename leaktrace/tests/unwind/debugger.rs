@@ -76,8 +76,7 @@ impl Debugger {
         }
     }
 
-    /// Every stop, once all have been collected. The target stands still then. Stops at which another tracer's return
-    /// probe hides the callers from gdb are left out.
+    /// Every stop, once all have been collected. The target stands still then.
     pub fn stops(&mut self) -> Outcomes<Vec<Seen>> {
         let mut stops = Vec::new();
         let begun = Instant::now();
@@ -89,9 +88,7 @@ impl Debugger {
             if let Some(failure) = answer.get("failed") {
                 return Err(format!("gdb, after {} stops: {failure}\n{}", stops.len(), self.chatter));
             }
-            if answer.get("hidden").is_none() {
-                stops.push(serde_json::from_value(answer).map_err(|e| format!("gdb: {e}"))?);
-            }
+            stops.push(serde_json::from_value(answer).map_err(|e| format!("gdb: {e}"))?);
         }
         Err(format!("gdb saw only {} stacks: does another tracer probe the same libraries?", stops.len()))
     }

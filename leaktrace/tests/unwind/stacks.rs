@@ -22,6 +22,8 @@ pub struct Seen {
     /// Stack pointer at the first instruction of the function it is in.
     #[serde(deserialize_with = "hexadecimal")]
     pub entry_sp: u64,
+    /// Another tracer's return probe hides the callers from gdb: nothing can be compared.
+    pub hidden: bool,
     /// That function.
     #[serde(rename = "in")]
     pub function: String,
@@ -67,7 +69,8 @@ pub struct Pair {
     pub walked: Walked,
 }
 
-/// Brings together what was seen at the same stop: same thread, same stack pointer, in the same order. Also returns how
+/// Brings together what was seen at the same stop: same thread, same stack pointer, in the same order; those that hide
+/// their callers are left out. Also returns how
 /// many of gdb's stops have no partner. A stop that leaktrace asked for may be missing in gdb, which stops threads by
 /// the same signal: two that are pending are one.
 pub fn pair_up(seen: Vec<Seen>, walked: Vec<Walked>) -> (Vec<Pair>, usize) {
@@ -80,15 +83,44 @@ pub fn pair_up(seen: Vec<Seen>, walked: Vec<Walked>) -> (Vec<Pair>, usize) {
             alone += 1;
             continue;
         };
-        if let Some(walked) = left[index].take() {
-            pairs.push(Pair { seen, walked });
-        }
         // What this thread did before is over.
         for earlier in &mut left[..index] {
-            if earlier.as_ref().is_some_and(|walked| walked.stopped == pairs[pairs.len() - 1].seen.tid) {
-                *earlier = None;
-            }
+            earlier.take_if(|walked| walked.stopped == seen.tid);
+        }
+        if let Some(walked) = left[index].take().filter(|_| !seen.hidden) {
+            pairs.push(Pair { seen, walked });
         }
     }
     (pairs, alone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(tid: u32, entry_sp: u64, hidden: bool) -> Seen {
+        let (function, end) = ("malloc".to_owned(), "outermost".to_owned());
+        Seen { tid, entry_sp, hidden, function, end, frames: Vec::new() }
+    }
+
+    fn walked(stopped: u32, entry_sp: u64, frame: u64) -> Walked {
+        Walked { stopped, entry_sp, walk_end: "complete".to_owned(), frames: vec![frame] }
+    }
+
+    #[test]
+    fn stops_of_one_place_are_told_apart_by_their_order() {
+        let seen = vec![seen(1, 8, true), seen(1, 8, false), seen(2, 8, false), seen(2, 16, false)];
+        let walked = vec![walked(1, 8, 100), walked(2, 8, 101), walked(1, 8, 102), walked(2, 24, 103)];
+        let (pairs, alone) = pair_up(seen, walked);
+        let frames: Vec<u64> = pairs.iter().map(|pair| pair.walked.frames[0]).collect();
+        assert_eq!((frames, alone), (vec![102, 101], 1));
+    }
+
+    #[test]
+    fn a_stop_that_the_debugger_missed_is_passed_over() {
+        let walked = vec![walked(1, 8, 100), walked(1, 16, 101), walked(1, 8, 102)];
+        let (pairs, alone) = pair_up(vec![seen(1, 16, false), seen(1, 8, false)], walked);
+        let frames: Vec<u64> = pairs.iter().map(|pair| pair.walked.frames[0]).collect();
+        assert_eq!((frames, alone), (vec![101, 102], 0));
+    }
 }

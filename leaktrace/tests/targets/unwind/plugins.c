@@ -1,5 +1,6 @@
 // build: -O2 -g -pthread -ldl
-/* Works in a library that it has opened; arguments: the library, 1 to close and open it again all the time. */
+/* Works in a library that it has opened; arguments: the library, and after how many rounds to close it and open it again.
+ * That begins when the first command arrives: a debugger that attaches in the middle of it would be misled. */
 #include "../protocol.h"
 #include <dlfcn.h>
 
@@ -23,12 +24,13 @@ static NOINLINE void one_round(uint64_t *random) {
 
 int main(int argc, char **argv) {
     uint64_t random = 13;
-    long reopen = argument(argc, argv, 2, 0);
+    long rounds = argument(argc, argv, 2, 0);
     if (argc < 2 || !open_library(argv[1])) return 1;
     say("ready");
-    for (;;) {
+    await_command();
+    for (long i = 1;; i++) {
         one_round(&random);
-        if (!reopen) continue;
+        if (rounds == 0 || i % rounds != 0) continue;
         dlclose(library);
         if (!open_library(argv[1])) return 1;
     }
