@@ -19,6 +19,10 @@ use crate::object::address::VirtualOffset;
 /// linker's takes about a hundred bytes.
 const START_BYTES: u64 = 256;
 
+/// Undescribed code longer than this, bytes, was not written by hand: another compiler made it (V8's built-in functions in
+/// node, the Go part of a program with C in it), and those keep frame pointers.
+const OTHER_COMPILER: u64 = 256 << 10;
+
 /// What a table may cost to make. The defaults are several times what the largest libraries and browsers need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -226,13 +230,15 @@ impl<'s> Compiler<'s> {
 
     /// Nothing is described up to an address.
     fn gap(&mut self, until: u64) {
+        let length = until.saturating_sub(self.rows.cursor());
+        let filler = if length > OTHER_COMPILER { Rule::FRAME_POINTER } else { self.filler };
         while let Some(mark) = self.marks.next_if(|mark| mark.core < until) {
             if mark.core >= self.rows.cursor() {
-                self.rows.cover(mark.start, self.filler);
+                self.rows.cover(mark.start, filler);
                 self.rows.cover(mark.end.min(until), mark.rule);
             }
         }
-        self.rows.cover(until, self.filler);
+        self.rows.cover(until, filler);
     }
 
     fn span(&self) -> u64 {
