@@ -30,6 +30,12 @@ mod context {
     pub const PC: i64 = 168;
 }
 
+/// The rule of a jump at a function's entry: nothing has been pushed but the return address.
+pub const JUMP: Rule = match Rule::cfa_at(Cfa::SP, 8) {
+    Some(rule) => rule,
+    None => Rule::UNSUPPORTED,
+};
+
 /// How the sections are read.
 pub type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 

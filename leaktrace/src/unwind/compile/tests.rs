@@ -242,6 +242,21 @@ fn undescribed_trampolines_are_found_at_the_return_address_of_a_handler() {
 }
 
 #[test]
+fn undescribed_jumps_leave_the_stack_as_the_call_made_it() {
+    let mut maker = Maker::new();
+    maker.function(0x1040, 0x10, &[0x0e, 32]);
+    let mut object = maker.object(0x2000);
+    let range = |start, end| CodeRange { start: VirtualOffset(start), end: VirtualOffset(end) };
+    // The last two lead out of the code, or backwards.
+    object.jumps =
+        vec![range(0x1010, 0x1030), range(0x1040, 0x1048), range(0x3000, 0x3010), range(0x1100, 0x1000)];
+    let table = compiled(&object);
+    assert_eq!([0x1010, 0x102f].map(|at| rule_at(&table, at)), [cfa(Cfa::SP, 8); 2]);
+    assert_eq!([0x100f, 0x1030, 0x1100].map(|at| rule_at(&table, at)), [Rule::NONE; 3]);
+    assert_eq!(rule_at(&table, 0x1040), cfa(Cfa::SP, 32));
+}
+
+#[test]
 fn what_is_malformed_is_counted_and_does_not_hide_what_follows() {
     let mut maker = Maker::new();
     // Restores a state that was never remembered, after one good row.
