@@ -2,7 +2,7 @@
 //!
 //! A function's rules hold from its first address to its end or to where the next described function begins, as
 //! exception handling sees it; of two that begin at one address the one described first counts. What no function
-//! covers has no rule, but for the program's start and for signal trampolines.
+//! covers has no rule, but for the program's start, signal trampolines and tables of jumps.
 
 use gimli::{DebugFrame, EhFrame, LittleEndian, UnwindSection};
 use leaktrace_common::unwind::Rule;
@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::functions::{Budget, Function, Functions, Trouble};
 use super::rows::{PAGE_BYTES, Rows};
 use super::sections::{CodeRange, FrameKind, Frames, Sections};
-use super::x86_64::{Bytes, Unsupported};
+use super::x86_64::{self as arch, Bytes, Unsupported};
 use super::{Statistics, Table};
 use crate::object::address::VirtualOffset;
 
@@ -258,7 +258,7 @@ impl<'s> Compiler<'s> {
     }
 }
 
-/// The program's start, where frames are described at all, and trampolines. A handler's return address is a
+/// The program's start, where frames are described at all, tables of jumps, and trampolines. A handler's return address is a
 /// trampoline's first byte, and the rule of a return address is that of the byte before.
 fn marks(sections: &Sections, base: u64) -> Vec<Mark> {
     let mark = |start: u64, core: u64, length: u64, rule| {
@@ -272,6 +272,10 @@ fn marks(sections: &Sections, base: u64) -> Vec<Mark> {
         .iter()
         .filter_map(|trampoline| Some((trampoline.start.0.checked_sub(base)?, trampoline.length)))
         .filter_map(|(start, length)| mark(start.saturating_sub(1), start, length, Rule::SIGNAL))
+        .chain(sections.jumps.iter().filter_map(|jumps| {
+            let start = jumps.start.0.checked_sub(base)?;
+            mark(start, start, jumps.end.0.checked_sub(jumps.start.0)?, arch::JUMP)
+        }))
         .chain(entry.and_then(|entry| mark(entry, entry, START_BYTES, Rule::END)))
         .collect();
     marks.sort_unstable_by_key(|mark| mark.core);
