@@ -1,10 +1,6 @@
 //! Whole stacks, function by function, against what a target program says it was in (see `targets/chain.h`).
 
-use super::{
-    Expectation, Outcome, Outcomes, Process,
-    expectation::Amount,
-    output::Site,
-};
+use super::{Expectation, Outcome, Outcomes, Process, expectation::Amount, output::Site};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Stands for frames of other objects.
