@@ -1,7 +1,8 @@
 // build: g++ -O2 -g -fomit-frame-pointer -pthread
 // build[static]: g++ -O2 -g -fomit-frame-pointer -pthread -static
 /* As whole_stacks.c, for what only C++ has: operator new, exceptions on their way, destructors that they run, virtual
- * calls, templates, algorithms that call back, std::thread. Command: `go`. */
+ * calls, templates, algorithms that call back, std::thread. Command: `go`. Nothing is static, so that every name has its
+ * arguments, in whatever way it is found. */
 #include "chain.h"
 #include <algorithm>
 #include <functional>
@@ -16,7 +17,7 @@ struct Entered {
 };
 
 /* operator new lies in the library, and calls malloc from there. */
-static NOINLINE void site(size_t bytes) {
+NOINLINE void site(size_t bytes) {
     Entered here("site(unsigned long)");
     Entered library("*");
     keep(operator new(bytes), bytes);
@@ -31,14 +32,14 @@ struct Guard {
     }
 };
 
-static NOINLINE void throws(int levels) {
+NOINLINE void throws(int levels) {
     Entered here("throws(int)");
     Guard guard{static_cast<size_t>(201 + levels)};
     if (levels == 0) throw std::runtime_error("on purpose");
     throws(levels - 1);
 }
 
-static NOINLINE void catches() {
+NOINLINE void catches() {
     Entered here("catches()");
     try {
         throws(4);
@@ -66,26 +67,26 @@ struct Circle final : Shape {
     }
 };
 
-static NOINLINE bool compare(int a, int b) {
+NOINLINE bool compare(int a, int b) {
     Entered here("compare(int, int)");
     site(231);
     return a < b;
 }
 
 /* The algorithm is a template: its code is the program's own, under names of its own. */
-static NOINLINE void sorts() {
+NOINLINE void sorts() {
     int values[] = {3, 1, 2};
     Entered here("sorts()");
     Entered algorithm("*");
     std::stable_sort(values, values + 3, compare);
 }
 
-static NOINLINE void in_thread(size_t bytes) {
+NOINLINE void in_thread(size_t bytes) {
     Entered here("in_thread(unsigned long)");
     site(bytes);
 }
 
-static NOINLINE void go(Shape &shape) {
+NOINLINE void go(Shape &shape) {
     Entered here("go(Shape&)");
     site(200);
     catches();
