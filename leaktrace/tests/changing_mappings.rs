@@ -77,7 +77,7 @@ fn root_libraries_that_take_turns_at_the_same_address() -> Outcomes<()> {
 /// be little, but none of it is wrong.
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
-fn root_libraries_that_are_exchanged_at_once() -> Outcomes<()> {
+fn root_rule_mapping_generation() -> Outcomes<()> {
     traced("hasty", &[]).map(|_| ())
 }
 
