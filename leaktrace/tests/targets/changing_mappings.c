@@ -146,6 +146,7 @@ static NOINLINE void *map_copy(int side, void *place) {
     dl_iterate_phdr(find_code, &code);
     int file = open(paths[side], O_RDONLY);
     int flags = MAP_PRIVATE | (place ? MAP_FIXED : 0);
+    if (place && side == 0) munmap(place, code.length); /* else the mapping replaces what is there */
     char *at = mmap(place, code.length, PROT_READ | PROT_EXEC, flags, file, (off_t)code.file_offset);
     if (at == MAP_FAILED) _exit(127);
     close(file);
