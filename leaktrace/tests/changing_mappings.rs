@@ -4,7 +4,11 @@
 
 mod harness;
 
-use harness::{Chains, Expectation, Outcomes, Process, Target, Tracer, chains::Found, patience, program};
+use harness::{
+    Expectation, Outcomes, Process, Target, Tracer,
+    chains::{Chains, Found},
+    patience, program,
+};
 use leaktrace_common::walk::end;
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{Chains, Expectation, Outcome, Outcomes, Process, Report, Target, Tracer};
+use harness::{Expectation, Outcome, Outcomes, Process, Report, Target, Tracer, chains::Chains};
 use std::{
     fs,
     path::{Path, PathBuf},

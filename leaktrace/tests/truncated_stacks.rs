@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{Chains, Outcomes, Process, Target, Tracer, output::Site};
+use harness::{Outcomes, Process, Target, Tracer, chains::Chains, output::Site};
 use leaktrace_common::walk::end;
 use std::collections::BTreeMap;
 

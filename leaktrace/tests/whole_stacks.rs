@@ -4,7 +4,7 @@
 
 mod harness;
 
-use harness::{Chains, Expectation, Outcome, Outcomes, Target, Tracer, patience, program};
+use harness::{Expectation, Outcome, Outcomes, Target, Tracer, chains::Chains, patience, program};
 use leaktrace_common::walk::end;
 use std::{collections::BTreeMap, thread};
 

@@ -10,7 +10,6 @@ pub mod program;
 pub mod target;
 pub mod tracer;
 
-pub use chains::Chains;
 pub use expectation::Expectation;
 pub use output::{Process, Report};
 pub use target::Target;
