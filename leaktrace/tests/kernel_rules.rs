@@ -1,5 +1,6 @@
 //! Each rule of the kernel side has a scenario in which it matters. With the rule in force the numbers are exact;
-//! with it switched off the same scenario must go wrong, or its test would prove nothing.
+//! with it switched off the same scenario must go wrong, or its test would prove nothing. (The scenario of one rule has a file of
+//! its own: `changing_mappings.rs`.)
 
 mod harness;
 
@@ -391,7 +392,7 @@ rule!(
 /// No rule without a scenario: the list of rules is the kernel side's own.
 #[test]
 fn every_rule_has_its_two_tests() {
-    let tests = include_str!("kernel_rules.rs");
+    let tests = concat!(include_str!("kernel_rules.rs"), include_str!("changing_mappings.rs"));
     for (rule, _) in leaktrace_common::rule::ALL {
         let name = rule.replace('-', "_");
         for test in [format!("root_rule_{name}"), format!("root_rule_{name}_fails_when_switched_off")] {

@@ -8,6 +8,9 @@ use harness::{Expectation, Outcome, Outcomes, Target, Tracer, chains::Chains, pa
 use leaktrace_common::walk::end;
 use std::{collections::BTreeMap, thread};
 
+/// Blocks of coroutines in the C programs.
+const COROUTINES: i64 = 2;
+
 /// How long the tracer is given to learn of a library, as part of the harness' patience.
 const WAIT: u32 = 100;
 
@@ -23,38 +26,51 @@ fn traced(name: &str) -> Outcomes<(Expectation, Outcome)> {
 
 /// What the program knows of its stacks must be there, all of it. With the GNU C library they are whole beyond `main`, too; a
 /// coroutine's begins where that library says nothing.
-fn whole(name: &str) -> Outcomes<()> {
+fn whole(name: &str, coroutines: i64) -> Outcomes<()> {
     let (expectation, outcome) = traced(name)?;
     let found = Chains::of(&expectation)?.check_whole(&outcome)?;
-    let coroutines = BTreeMap::from([(end::NAMES[usize::from(end::NO_RULE)].to_owned(), 2)]);
+    let why = end::NAMES[usize::from(end::NO_RULE)].to_owned();
+    let coroutines: BTreeMap<_, _> = (coroutines > 0).then_some((why, coroutines)).into_iter().collect();
     match found.outside == coroutines {
         true => Ok(()),
-        false => Err(format!("more than the two coroutines end early: {}", found.describe())),
+        false => Err(format!("other stacks than those of coroutines end early: {}", found.describe())),
     }
 }
 
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_stacks_of_optimised_code_are_whole() -> Outcomes<()> {
-    whole("whole_stacks")
+    whole("whole_stacks", COROUTINES)
 }
 
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_stacks_of_highly_optimised_code_are_whole() -> Outcomes<()> {
-    whole("whole_stacks-o3")
+    whole("whole_stacks-o3", COROUTINES)
 }
 
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_stacks_of_code_with_frame_pointers_are_whole() -> Outcomes<()> {
-    whole("whole_stacks-frame-pointers")
+    whole("whole_stacks-frame-pointers", COROUTINES)
 }
 
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_stacks_of_a_static_program_are_whole() -> Outcomes<()> {
-    whole("whole_stacks-static")
+    whole("whole_stacks-static", COROUTINES)
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_stacks_of_cpp_with_exceptions_are_whole() -> Outcomes<()> {
+    whole("whole_stacks_cpp", 0)
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_stacks_of_a_static_cpp_program_are_whole() -> Outcomes<()> {
+    whole("whole_stacks_cpp-static", 0)
 }
 
 /// musl describes none of its own functions: stacks lead through its signal frames, but end where it calls back and

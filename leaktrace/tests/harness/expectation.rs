@@ -60,8 +60,9 @@ impl Expectation {
                 ["allocated", site, bytes, blocks] => {
                     answer.allocated.insert(site.to_owned(), Amount::parse(bytes, blocks)?);
                 }
-                ["stack", bytes, blocks, chain] => {
-                    answer.stacks.push((chain.to_owned(), Amount::parse(bytes, blocks)?));
+                // Names of C++ have spaces in them.
+                ["stack", bytes, blocks, ref chain @ ..] => {
+                    answer.stacks.push((chain.join(" "), Amount::parse(bytes, blocks)?));
                 }
                 ["total", bytes, blocks] => answer.total = Amount::parse(bytes, blocks)?,
                 ["allocated-total", bytes, blocks] => answer.allocated_total = Amount::parse(bytes, blocks)?,

@@ -1,7 +1,8 @@
 // build: -O2 -g -fomit-frame-pointer -fno-builtin -pthread -ldl
-/* Code that comes and goes while it allocates. Arguments: changing_library-a.so, -b.so, -c.so, milliseconds.
+/* Code that comes and goes while it allocates. Arguments: changing_library-a.so, -b.so, -c.so, milliseconds,
+ * how many times.
  * Commands:
- *   exchange   many times: load a or b, wait so many milliseconds, allocate through it, unload it; a and b get the same
+ *   exchange   so many times: load a or b, wait so many milliseconds, allocate through it, unload it; a and b get the same
  *              addresses
  *   hasty      the same, but waits only for every second library
  *   threads    the same as exchange, while threads allocate through c
@@ -14,7 +15,6 @@
 #include <link.h>
 
 #define FUNCTIONS 10
-#define CYCLES 150
 #define THREADS 3
 #define PER_CYCLE 4
 
@@ -23,7 +23,7 @@ typedef void *(*outer)(void *(*)(size_t), size_t);
 static const char *const sides[] = {"a", "b", "c"};
 static char names[3][FUNCTIONS][2][16]; /* a_outer_0, a_leak_0 and so on */
 static char **paths;
-static long overlapping;
+static long overlapping, milliseconds, cycles;
 
 static void make_names(void) {
     for (int side = 0; side < 3; side++)
@@ -66,20 +66,20 @@ static void note_place(int side, const outer *functions) {
     last_end[side] = end;
 }
 
-static void wait_for(long milliseconds) {
+static void wait_for_the_tracer(void) {
     struct timespec nap = {milliseconds / 1000, milliseconds % 1000 * 1000000};
     syscall(SYS_nanosleep, &nap, NULL);
 }
 
-static NOINLINE void exchange(long milliseconds, int hasty) {
+static NOINLINE void exchange(int hasty) {
     uint64_t random = 7;
     ENTER;
-    for (int cycle = 0; cycle < CYCLES; cycle++) {
+    for (long cycle = 0; cycle < cycles; cycle++) {
         int side = (int)(next_random(&random) & 1);
         const outer *functions;
         void *library = load(side, &functions);
         note_place(side, functions);
-        if (!hasty || cycle % 2 == 0) wait_for(milliseconds);
+        if (!hasty || cycle % 2 == 0) wait_for_the_tracer();
         for (int i = 0; i < PER_CYCLE; i++)
             allocate_through(functions, side, (int)(next_random(&random) % FUNCTIONS));
         dlclose(library);
@@ -99,7 +99,7 @@ static NOINLINE void *allocate_meanwhile(void *functions) {
     return NULL;
 }
 
-static NOINLINE void exchange_beside_threads(long milliseconds) {
+static NOINLINE void exchange_beside_threads(void) {
     pthread_t threads[THREADS];
     const outer *functions;
     ENTER;
@@ -107,7 +107,7 @@ static NOINLINE void exchange_beside_threads(long milliseconds) {
     stop = 0;
     for (int i = 0; i < THREADS; i++)
         if (pthread_create(&threads[i], NULL, allocate_meanwhile, (void *)functions)) _exit(126);
-    exchange(milliseconds, 0);
+    exchange(0);
     stop = 1;
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     LEAVE;
@@ -137,7 +137,7 @@ static int find_code(struct dl_phdr_info *info, size_t size, void *argument) {
 }
 
 /* Maps the code alone, at `place` if there is one, and allocates through every function. */
-static NOINLINE void *map_copy(int side, void *place, long milliseconds) {
+static NOINLINE void *map_copy(int side, void *place) {
     struct code code = {.path = paths[side]};
     const outer *loaded;
     outer copied[FUNCTIONS];
@@ -146,12 +146,13 @@ static NOINLINE void *map_copy(int side, void *place, long milliseconds) {
     dl_iterate_phdr(find_code, &code);
     int file = open(paths[side], O_RDONLY);
     int flags = MAP_PRIVATE | (place ? MAP_FIXED : 0);
+    if (place && side == 0) munmap(place, code.length); /* else the mapping replaces what is there */
     char *at = mmap(place, code.length, PROT_READ | PROT_EXEC, flags, file, (off_t)code.file_offset);
     if (at == MAP_FAILED) _exit(127);
     close(file);
     for (int i = 0; i < FUNCTIONS; i++) copied[i] = (outer)(at + ((uintptr_t)loaded[i] - code.base - code.start));
     dlclose(library);
-    wait_for(milliseconds);
+    wait_for_the_tracer();
     for (int i = 0; i < FUNCTIONS; i++) allocate_through(copied, side, i);
     LEAVE;
     return at;
@@ -163,20 +164,21 @@ static void replace_image(char **argv) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 5) return 2;
-    long milliseconds = argument(argc, argv, 4, 0);
+    if (argc < 6) return 2;
+    milliseconds = argument(argc, argv, 4, 0);
+    cycles = argument(argc, argv, 5, 0);
     paths = argv + 1;
     make_names();
     ENTER;
     say("ready");
     for (;;) {
         const char *command = await_command();
-        if (is(command, "exchange")) exchange(milliseconds, 0);
-        if (is(command, "hasty")) exchange(milliseconds, 1);
-        if (is(command, "threads")) exchange_beside_threads(milliseconds);
+        if (is(command, "exchange")) exchange(0);
+        if (is(command, "hasty")) exchange(1);
+        if (is(command, "threads")) exchange_beside_threads();
         if (is(command, "copies")) {
-            void *place = map_copy(0, NULL, milliseconds);
-            for (int i = 0; i < 20; i++) map_copy(!(i & 1), place, milliseconds);
+            void *place = map_copy(0, NULL);
+            for (int i = 0; i < 20; i++) map_copy(!(i & 1), place);
         }
         if (is(command, "exec")) replace_image(argv);
         say_number("overlapping", overlapping);

@@ -9,7 +9,16 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#ifdef __cplusplus
+/* C's atomic types have no names in C++; programs in that language book from one thread at a time. */
+#include <atomic>
+#define _Atomic volatile
+using std::atomic_flag;
+using std::atomic_flag_clear;
+using std::atomic_flag_test_and_set;
+#else
 #include <stdatomic.h>
+#endif
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
