@@ -19,6 +19,10 @@ use crate::object::address::VirtualOffset;
 /// linker's takes about a hundred bytes.
 const START_BYTES: u64 = 256;
 
+/// Undescribed code longer than this, bytes, was not written by hand: another compiler made it (V8's built-in functions in
+/// node, the Go part of a program with C in it), and those keep frame pointers.
+const OTHER_COMPILER: u64 = 256 << 10;
+
 /// What a table may cost to make. The defaults are several times what the largest libraries and browsers need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -32,11 +36,20 @@ pub struct Limits {
     pub common_entries: usize,
     /// Bytes of description executed, as a multiple of the section's size. A well-formed section needs less than 2.
     pub work: u64,
+    /// The same in bytes, whatever the section's size: a byte can cost half a microsecond.
+    pub work_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { span: 2 << 30, rows: 16 << 20, functions: 2 << 20, common_entries: 1 << 16, work: 4 }
+        Self {
+            span: 2 << 30,
+            rows: 16 << 20,
+            functions: 2 << 20,
+            common_entries: 1 << 16,
+            work: 4,
+            work_bytes: 128 << 20,
+        }
     }
 }
 
@@ -127,7 +140,7 @@ impl<'s> Compiler<'s> {
 
     fn frames(&mut self, frames: &Frames, limits: &Limits) {
         self.statistics.frame_bytes = frames.bytes.len() as u64;
-        let work = self.statistics.frame_bytes.saturating_mul(limits.work);
+        let work = self.statistics.frame_bytes.saturating_mul(limits.work).min(limits.work_bytes);
         let budget = Budget { work, rows: limits.rows, common: limits.common_entries };
         let (bytes, address) = (frames.bytes.as_slice(), frames.address.0);
         match frames.kind {
@@ -217,13 +230,15 @@ impl<'s> Compiler<'s> {
 
     /// Nothing is described up to an address.
     fn gap(&mut self, until: u64) {
+        let length = until.saturating_sub(self.rows.cursor());
+        let filler = if length > OTHER_COMPILER { Rule::FRAME_POINTER } else { self.filler };
         while let Some(mark) = self.marks.next_if(|mark| mark.core < until) {
             if mark.core >= self.rows.cursor() {
-                self.rows.cover(mark.start, self.filler);
+                self.rows.cover(mark.start, filler);
                 self.rows.cover(mark.end.min(until), mark.rule);
             }
         }
-        self.rows.cover(until, self.filler);
+        self.rows.cover(until, filler);
     }
 
     fn span(&self) -> u64 {

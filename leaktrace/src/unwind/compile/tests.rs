@@ -136,6 +136,18 @@ fn a_signal_frame_counts_only_if_everything_is_where_the_kernel_puts_it() {
 }
 
 #[test]
+fn a_large_hole_is_code_of_another_compiler_and_has_frame_pointers() {
+    let mut maker = Maker::new();
+    maker.function(0x1010, 0x10, &[]);
+    maker.function(0x8_1020, 0x10, &[]);
+    let table = compiled(&maker.object(0x8_1100));
+    assert_eq!(rule_at(&table, 0x1000), Rule::NONE);
+    assert_eq!(rule_at(&table, 0x1020), Rule::FRAME_POINTER);
+    assert_eq!(rule_at(&table, 0x8_101f), Rule::FRAME_POINTER);
+    assert_eq!(rule_at(&table, 0x8_1030), Rule::NONE);
+}
+
+#[test]
 fn rows_follow_the_instructions_and_gaps_have_no_rule() {
     let mut maker = Maker::new();
     maker.function(0x1080, 0x20, &[0x41, 0x0e, 16, 0x86, 2, 0x0a, 0x50, 0x0e, 64, 0x4d, 0x0b]);
@@ -344,5 +356,6 @@ fn other_caps_are_counted_too() {
     assert_eq!(beyond(limits), (100, 0));
     assert_eq!(beyond(Limits { rows: 20, ..limits }), (100, 90));
     assert_eq!(beyond(Limits { functions: 20, ..limits }), (20, 80));
+    assert_eq!(beyond(Limits { work_bytes: 100 * 20 + 20 * 40, ..limits }), (100, 80));
     assert_eq!(beyond(Limits { common_entries: 20, ..limits }), (20, 80));
 }
