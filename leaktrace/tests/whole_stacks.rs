@@ -6,7 +6,7 @@ mod harness;
 
 use harness::{Expectation, Outcome, Outcomes, Target, Tracer, chains::Chains, patience, program};
 use leaktrace_common::walk::end;
-use std::{collections::BTreeMap, thread};
+use std::thread;
 
 /// How long the tracer is given to learn of a library, as part of the harness' patience.
 const WAIT: u32 = 100;
