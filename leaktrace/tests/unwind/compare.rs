@@ -9,6 +9,8 @@ const MOST_FRAMES: usize = 127;
 /// How leaktrace calls a walk that reached the outermost frame, and one that had no more room.
 const COMPLETE: &str = "complete";
 const TOO_DEEP: &str = "deeper than 127 frames";
+/// How gdb calls an end that the unwind information says.
+const OUTERMOST: &str = "outermost";
 /// Where programs and their threads begin; what lies outside of these belongs to the C library.
 const BEGINNINGS: [&str; 4] = ["main", "start_thread", "thread_start", "start"];
 
@@ -61,10 +63,10 @@ fn reaches_beginning(seen: &Seen, common: usize) -> bool {
     seen.frames[..common].iter().any(|frame| BEGINNINGS.contains(&frame.name.as_str()))
 }
 
-/// Where it knows neither the function nor the next one. Stripped programs have such frames too, but not at their ends.
+/// Where it knows neither the function nor the next one, and never finds an end. In stripped programs it does.
 fn gdb_guesses(seen: &Seen, common: usize) -> bool {
     let around = seen.frames.get(common.saturating_sub(1)..=common);
-    around.is_some_and(|frames| frames.iter().all(|frame| frame.name == "?"))
+    seen.end != OUTERMOST && around.is_some_and(|frames| frames.iter().all(|frame| frame.name == "?"))
 }
 
 fn class_of_difference(seen: u64, walked: u64) -> String {
@@ -136,7 +138,9 @@ mod tests {
 
     #[test]
     fn where_gdb_guesses_is_a_class_of_its_own() {
-        let gdb = seen(&[(16, "f"), (32, "?"), (48, "?")]);
+        let mut gdb = seen(&[(16, "f"), (32, "?"), (48, "?")]);
+        assert!(class(&gdb, &walked(&[16, 32], COMPLETE)).contains("leaktrace ended early"));
+        gdb.end = "no reason".into();
         assert!(class(&gdb, &walked(&[16, 32], COMPLETE)).contains("guessing"));
         assert!(class(&gdb, &walked(&[16], COMPLETE)).contains("leaktrace ended early"));
         assert!(class(&gdb, &walked(&[16, 32], "stack memory unreadable")).contains("leaktrace ended early"));
