@@ -8,7 +8,7 @@ use aya_ebpf::{
 use leaktrace_common::{
     counter, hook,
     record::{Control, LiveBlock, LiveKey, Row, SiteKey, Target, ThreadState},
-    unwind::{CACHE_ENTRIES, CacheEntry, CodeEntry, MAX_RULES, Page, RowLine, Rule},
+    unwind::{CACHE_ENTRIES, CacheEntry, CodeEntry, IndexedPage, MAX_RULES, RowLine, Rule},
 };
 
 /// tgid -> process image. Filled and emptied by the daemon; BPF only retires entries. 16,384 processes.
@@ -56,7 +56,7 @@ pub static CODE: Array<CodeEntry> = Array::with_max_entries(131_072, BPF_F_MMAPA
 
 /// Pages of unwind tables. Written by the daemon through mmap. Size at load.
 #[map]
-pub static UNWIND_PAGES: Array<Page> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
+pub static UNWIND_PAGES: Array<IndexedPage> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
 
 /// Rows of unwind tables, a cache line of them an element. Written by the daemon through mmap. Size at load.
 #[map]

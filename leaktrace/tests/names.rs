@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -112,7 +112,7 @@ fn lines(frames: &[Frame]) -> Vec<Option<u32>> {
 fn assert_rich(frames: &[Frame]) {
     let inner = frames.get(..3).unwrap_or(frames);
     assert_eq!(names(inner), ["names_inlined", "names_site", "names_caller"], "{frames:?}");
-    assert_eq!(lines(inner)[..2], [Some(14), Some(20)], "{frames:?}");
+    assert_eq!(lines(inner)[..2], [Some(12), Some(18)], "{frames:?}");
     assert_eq!([inner[0].inlined, inner[1].inlined], [true, false]);
     assert!(inner[0].file.as_deref().is_some_and(|file| file.ends_with("names.c")));
 }
@@ -323,11 +323,25 @@ fn root_generated_code_keeps_its_name_after_process_and_map_are_gone() -> Outcom
     let mut tracer = Tracer::of(target.pid()).args(&["--interval", "60s"]).start()?;
     tracer.await_tracing()?;
     target.ask("map")?;
+    await_open(tracer.pid(), &perf_map.0)?;
     target.finish()?;
     drop(perf_map);
     let frames = frames_of(&tracer.await_end()?, SIZE)?;
     assert_eq!(names(&frames)[..4], ["names_inlined", "names_site", "generated code: names", "names_caller"]);
     Ok(())
+}
+
+/// Waits until a process holds a file open.
+fn await_open(pid: u32, path: &Path) -> Outcomes<()> {
+    let deadline = Instant::now() + harness::patience();
+    while Instant::now() < deadline {
+        let held = fs::read_dir(format!("/proc/{pid}/fd")).map_err(|e| e.to_string())?;
+        if held.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|link| link == path)) {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(10));
+    }
+    Err(format!("process {pid} does not open {}", path.display()))
 }
 
 /// In a PID namespace with a `/tmp` of its own the program is PID 1, and so it names its map.
@@ -393,25 +407,40 @@ fn root_perf_maps_that_somebody_planted_are_not_believed() -> Outcomes<()> {
     Ok(())
 }
 
-/// Compiles a program of another language and returns its final report as text and as JSON.
+/// Compiles a program of another language and returns a report as text and one as JSON.
 fn language(compiler: &str, source: &str, options: &[&str]) -> Outcomes<(String, Outcome)> {
     let place = Place::empty()?;
     let source = program::sources().join(source);
     place.tool(compiler, &[options, &["-o", "program", text(&source)]].concat())?;
     let outcome = traced(&mut place.start()?, "go")?;
     let mut target = place.start()?;
-    let arguments = ["trace", "--format", "text", "--interval", "200ms", "--min-age", "200ms", "-p"];
+    let report = place.path("report.txt");
+    let arguments = ["trace", "--interval", "200ms", "--min-age", "200ms", "-o", text(&report), "-p"];
     let mut tracer = Tracer::bare().args(&arguments).arg(target.pid().to_string()).start()?;
     tracer.await_tracing()?;
     target.ask("go")?;
-    // Until the blocks are old enough to be survivors.
-    sleep(Duration::from_millis(1000));
+    await_survivors(&tracer, &report)?;
     Ok((tracer.interrupt_and_finish()?.stdout, outcome))
+}
+
+/// Asks for reports until every block is old enough to be shown.
+fn await_survivors(tracer: &Tracer, report: &Path) -> Outcomes<()> {
+    let deadline = Instant::now() + harness::patience();
+    let mut last = String::new();
+    while Instant::now() < deadline {
+        tracer.signal(libc::SIGUSR1);
+        sleep(Duration::from_millis(200));
+        last = fs::read_to_string(report).unwrap_or_default();
+        if last.contains("#1 ") && !last.contains("without survivors") && last.contains("truth: ") {
+            return Ok(());
+        }
+    }
+    Err(format!("blocks stay young:\n{last}"))
 }
 
 /// The first line below each headline of the last report.
 fn first_lines(report: &str) -> Vec<&str> {
-    let last = report.rfind("leaktrace report").map_or(report, |at| &report[at..]);
+    let last = report.rfind("leaktrace report").and_then(|at| report.get(at..)).unwrap_or(report);
     let lines: Vec<&str> = last.lines().collect();
     lines.windows(2).filter(|pair| pair[0].starts_with('#')).map(|pair| pair[1].trim()).collect()
 }

@@ -5,7 +5,7 @@
 mod harness;
 mod unwind;
 
-use harness::{Outcomes, Target, Tracer, program};
+use harness::{Outcomes, Target, Tracer, program, target::TargetBuilder};
 use std::{path::Path, process::Command};
 use unwind::{Debugger, Pair, Tally, Walked, pair_up, print_table, table::share};
 
@@ -85,7 +85,7 @@ impl Program {
         let (name, arguments) = words.split_first().ok_or("an empty command")?;
         // Python's own allocator would take most of its calls.
         let target = Target::command(Command::new(name)).env("PYTHONMALLOC", "malloc");
-        arguments.iter().fold(target, |target, word| target.arg(word)).start()
+        arguments.iter().fold(target, TargetBuilder::arg).start()
     }
 
     /// Stops it, looks at it from both sides, and compares.

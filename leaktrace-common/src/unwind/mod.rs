@@ -49,7 +49,7 @@ pub const fn row(low: u16, rule: u16) -> u32 {
     (low as u32) << 16 | rule as u32
 }
 
-/// UNWIND_PAGES value: the rows of 64 KiB of code.
+/// The rows of 64 KiB of code.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Page {
@@ -57,6 +57,47 @@ pub struct Page {
     pub first: u32,
     /// How many rows, at least 1.
     pub count: u32,
+}
+
+/// A block covers `1 << BLOCK_SHIFT` bytes of a page: some twenty rows of real code.
+pub const BLOCK_SHIFT: u32 = 10;
+
+/// Blocks of a page.
+pub const BLOCKS: usize = 1 << (PAGE_SHIFT - BLOCK_SHIFT);
+
+/// UNWIND_PAGES value: a page, and where to begin to search in it. A search in a block looks at one or two cache lines of
+/// rows, one in a whole page at seven.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexedPage {
+    /// Its rows, counted over all of UNWIND_ROWS.
+    pub page: Page,
+    /// For each block the number, counted from the page's first row, of the row that holds at the block's first byte; then
+    /// that of the page's last row, and padding.
+    pub blocks: [u16; BLOCKS + 4],
+}
+
+impl IndexedPage {
+    /// Indexes a page whose rows are `rows` and will lie from row number `first` on.
+    pub fn new(first: u32, rows: &[u32]) -> Self {
+        let mut blocks = [0; BLOCKS + 4];
+        for (block, slot) in (0u32..).zip(&mut blocks) {
+            let behind = rows.partition_point(|row| row >> 16 <= block << BLOCK_SHIFT);
+            *slot = u16::try_from(behind.saturating_sub(1)).unwrap_or(u16::MAX);
+        }
+        Self { page: Page { first, count: u32::try_from(rows.len()).unwrap_or(0) }, blocks }
+    }
+
+    /// Which rows can hold at the address whose low 16 bits are `low`: the first, counted over all of UNWIND_ROWS, and
+    /// how many.
+    #[inline(always)]
+    pub const fn candidates(&self, low: u32) -> (u32, u32) {
+        let block = (low >> BLOCK_SHIFT) as usize % BLOCKS;
+        let first = self.blocks[block] as u32;
+        let next = self.blocks[block + 1] as u32 + 1;
+        let behind = if next < self.page.count { next } else { self.page.count };
+        (self.page.first.wrapping_add(first), behind.wrapping_sub(first))
+    }
 }
 
 /// CODE value. A process's list is a [`code_kind::HEADER`] followed by its mappings, sorted by address.
@@ -173,6 +214,7 @@ pub fn last_not_behind(first: u32, count: u32, begins_behind: impl Fn(u32) -> Op
 
 const _: () = {
     assert!(size_of::<Page>() == 8);
+    assert!(size_of::<IndexedPage>() == 144);
     assert!(size_of::<CodeEntry>() == 40);
     assert!(size_of::<CacheEntry>() == 16);
     assert!(size_of::<Rule>() == 8);
@@ -190,6 +232,25 @@ mod tests {
                 let found = last_not_behind(5, count, |index| Some(begins(index) > point));
                 let expected = (5..5 + count).rev().find(|index| begins(*index) <= point);
                 assert_eq!(found, expected, "{count} things, point {point}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_index_leads_to_the_row_that_a_search_of_the_whole_page_finds() {
+        let lows = [0, 1, 0x3ff, 0x400, 0x401, 0x402, 0x1000, 0x13ff, 0x8000, 0xfbff, 0xfc00, 0xffff];
+        for count in 1..=lows.len() {
+            let rows: Vec<u32> = lows[..count].iter().map(|low| row(*low, 7)).collect();
+            let page = IndexedPage::new(100, &rows);
+            for low in 0..=0xffffu32 {
+                let begins_behind = |index: u32| Some(rows[index as usize - 100] >> 16 > low);
+                let (first, candidates) = page.candidates(low);
+                let found = last_not_behind(first, candidates, begins_behind);
+                assert_eq!(
+                    found,
+                    last_not_behind(100, count as u32, begins_behind),
+                    "{count} rows, {low:#x}"
+                );
             }
         }
     }

@@ -8,7 +8,7 @@
 /// | 0-3 | [`Cfa`] |
 /// | 4-5 | [`Saved`] of the frame pointer |
 /// | 6-7 | [`Saved`] of the base register (rbx) |
-/// | 8-31 | offset of the CFA, bytes, signed |
+/// | 8-31 | offset of the CFA, bytes, signed; where a word in memory is read for it: bits 8-23 where, and bits 24-31 what is added to that word, 8-byte words |
 /// | 32-47 | offset of the saved frame pointer, 8-byte words, signed |
 /// | 48-63 | offset of the saved base register, 8-byte words, signed |
 #[repr(transparent)]
@@ -31,12 +31,11 @@ impl Cfa {
     pub const BP: u8 = 4;
     /// Base register (rbx) + offset: glibc's lazy binding.
     pub const BX: u8 = 5;
-    /// The word at frame pointer + offset: functions that realign the stack.
+    /// The word at frame pointer + offset, and some more: functions that realign the stack, hand-written code that saves its
+    /// stack pointer.
     pub const AT_BP: u8 = 6;
-    /// The word at stack pointer + offset.
+    /// The word at stack pointer + offset, and some more.
     pub const AT_SP: u8 = 7;
-    /// The word at stack pointer + offset, and 8 more: hand-written code that saves its stack pointer.
-    pub const AT_SP_PLUS_8: u8 = 8;
     /// An entry of the procedure linkage table: stack pointer + 8, and 8 more from byte `offset` of its 16 on.
     pub const PLT: u8 = 9;
     /// The stack pointer points at the context that a signal has interrupted.
@@ -79,6 +78,15 @@ impl Rule {
         Some(Self((kind & 0xf) as u64 | (offset as u64 & 0xff_ffff) << 8))
     }
 
+    /// The rule `CFA = the word at kind(offset) + more`, for [`Cfa::AT_BP`] and [`Cfa::AT_SP`]. `None` if a number does not
+    /// fit, or `more` is no multiple of 8.
+    pub const fn cfa_in_memory(kind: u8, offset: i64, more: u64) -> Option<Self> {
+        if offset < i16::MIN as i64 || offset > i16::MAX as i64 || more & 7 != 0 || more > 0xff * 8 {
+            return None;
+        }
+        Some(Self((kind & 0xf) as u64 | (offset as u16 as u64) << 8 | (more >> 3) << 24))
+    }
+
     /// The same rule with the frame pointer saved at `offset` bytes. `None` if the offset is no multiple of 8 or too far.
     pub const fn with_bp(self, saved: u8, offset: i64) -> Option<Self> {
         match words(offset) {
@@ -109,6 +117,18 @@ impl Rule {
     #[inline(always)]
     pub const fn cfa_offset(self) -> i64 {
         (self.0 << 32) as i64 >> 40
+    }
+
+    /// Where the word lies that [`Self::cfa_in_memory`] reads, bytes.
+    #[inline(always)]
+    pub const fn cfa_word_offset(self) -> i64 {
+        (self.0 << 40) as i64 >> 48
+    }
+
+    /// What is added to it, bytes.
+    #[inline(always)]
+    pub const fn cfa_more(self) -> u64 {
+        (self.0 >> 24 & 0xff) * 8
     }
 
     /// One of [`Saved`].
@@ -154,12 +174,12 @@ mod tests {
     fn what_is_packed_comes_out_again() {
         for offset in [-(1 << 23), -8, 0, 8, 16, 4096, (1 << 23) - 1] {
             for word in [i64::from(i16::MIN) * 8, -16, 0, 24, i64::from(i16::MAX) * 8] {
-                let rule = Rule::cfa_at(Cfa::AT_BP, offset)
+                let rule = Rule::cfa_at(Cfa::BP, offset)
                     .and_then(|rule| rule.with_bx(Saved::AT_BP, word))
                     .and_then(|rule| rule.with_bp(Saved::AT_CFA, -word - 8))
                     .filter(|rule| rule.bp_offset() == -word - 8);
                 let Some(rule) = rule else { continue };
-                assert_eq!((rule.cfa(), rule.cfa_offset()), (Cfa::AT_BP, offset));
+                assert_eq!((rule.cfa(), rule.cfa_offset()), (Cfa::BP, offset));
                 assert_eq!((rule.bx(), rule.bx_offset()), (Saved::AT_BP, word));
                 assert_eq!((rule.bp(), rule.bp_offset()), (Saved::AT_CFA, -word - 8));
             }
@@ -167,7 +187,21 @@ mod tests {
     }
 
     #[test]
+    fn a_word_in_memory_keeps_its_place_and_what_is_added_to_it() {
+        for (offset, more) in [(i64::from(i16::MIN), 0), (-8, 8), (i64::from(i16::MAX), 0xff * 8)] {
+            let rule = Rule::cfa_in_memory(Cfa::AT_SP, offset, more)
+                .and_then(|rule| rule.with_bp(Saved::AT_CFA, -16))
+                .expect("fits");
+            assert_eq!((rule.cfa(), rule.cfa_word_offset(), rule.cfa_more()), (Cfa::AT_SP, offset, more));
+            assert_eq!((rule.bp(), rule.bp_offset()), (Saved::AT_CFA, -16));
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused() {
+        assert_eq!(Rule::cfa_in_memory(Cfa::AT_SP, 1 << 15, 0), None);
+        assert_eq!(Rule::cfa_in_memory(Cfa::AT_SP, 0, 4), None);
+        assert_eq!(Rule::cfa_in_memory(Cfa::AT_SP, 0, 0x100 * 8), None);
         assert_eq!(Rule::cfa_at(Cfa::SP, 1 << 23), None);
         assert_eq!(Rule::cfa_at(Cfa::SP, -(1 << 23) - 1), None);
         let rule = Rule::cfa_at(Cfa::SP, 8).expect("fits");

@@ -98,13 +98,8 @@ pub fn step<R: Reader>(rule: Rule, at: &mut Registers, memory: &mut R) -> Result
 fn rare_cfa<R: Reader>(rule: Rule, at: &Registers, memory: &mut R) -> Result<u64, u8> {
     let offset = rule.cfa_offset() as u64;
     match rule.cfa() {
-        Cfa::AT_BP if at.lost & lost::BP == 0 => {
-            memory.word(at.bp.wrapping_add(offset)).ok_or(end::UNREADABLE)
-        }
-        Cfa::AT_SP => memory.word(at.sp.wrapping_add(offset)).ok_or(end::UNREADABLE),
-        Cfa::AT_SP_PLUS_8 => {
-            memory.word(at.sp.wrapping_add(offset)).map(|word| word.wrapping_add(8)).ok_or(end::UNREADABLE)
-        }
+        Cfa::AT_BP if at.lost & lost::BP == 0 => cfa_in_memory(rule, at.bp, memory),
+        Cfa::AT_SP => cfa_in_memory(rule, at.sp, memory),
         Cfa::BX if at.lost & lost::BX == 0 => {
             let base = if at.bx_at == 0 { at.bx } else { memory.word(at.bx_at).ok_or(end::UNREADABLE)? };
             Ok(base.wrapping_add(offset))
@@ -115,6 +110,12 @@ fn rare_cfa<R: Reader>(rule: Rule, at: &Registers, memory: &mut R) -> Result<u64
         Cfa::BP | Cfa::AT_BP | Cfa::BX => Err(end::REGISTER_LOST),
         _ => Err(end::UNSUPPORTED_RULE),
     }
+}
+
+#[inline(always)]
+fn cfa_in_memory<R: Reader>(rule: Rule, register: u64, memory: &mut R) -> Result<u64, u8> {
+    let word = memory.word(register.wrapping_add(rule.cfa_word_offset() as u64)).ok_or(end::UNREADABLE)?;
+    Ok(word.wrapping_add(rule.cfa_more()))
 }
 
 #[inline(always)]
@@ -223,10 +224,19 @@ mod tests {
     #[test]
     fn a_realigned_frame_is_found_through_the_word_below_the_frame_pointer() {
         // CFA = [bp - 8], bp saved at [bp + 0], as GCC describes functions that realign the stack.
-        let realigned = rule(Cfa::AT_BP, -8).with_bp(Saved::AT_BP, 0).expect("fits");
+        let in_memory = Rule::cfa_in_memory(Cfa::AT_BP, -8, 0).expect("fits");
+        let realigned = in_memory.with_bp(Saved::AT_BP, 0).expect("fits");
         let words = [0, 0x1030, 0x7770, 0, 0, CODE + 8];
         let to = stepped(realigned, at(0x1000, 0x1010), &words).expect("a caller");
         assert_eq!((to.pc, to.sp, to.bp), (CODE + 8, 0x1030, 0x7770));
+    }
+
+    #[test]
+    fn hand_written_code_that_saves_its_stack_pointer_and_pushes_more_is_followed() {
+        // CFA = [sp + 16] + 24.
+        let saved = Rule::cfa_in_memory(Cfa::AT_SP, 16, 24).expect("fits");
+        let to = stepped(saved, at(0x1000, 0), &[0, 0, 0x1018, 0, 0, CODE + 8]).expect("a caller");
+        assert_eq!((to.pc, to.sp), (CODE + 8, 0x1030));
     }
 
     #[test]

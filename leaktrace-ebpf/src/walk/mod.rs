@@ -13,7 +13,7 @@ use leaktrace_common::{
     event::{Event, kind},
     record::{ThreadState, target_flag},
     rule,
-    unwind::{FRAME_EXACT, Registers, step},
+    unwind::{FRAME_EXACT, Registers, Rule, step},
     walk::{CodeList, MAX_FRAMES, end},
 };
 
@@ -97,6 +97,16 @@ const STOP: i64 = 1;
 /// Goes on with the next frame.
 const GO_ON: i64 = 0;
 
+/// Why a walk ends at a return address with nothing known in front of it. If something is known from there on, a function
+/// begins there and no call has left that address: contexts of `makecontext` end by returning to such a one.
+#[inline(always)]
+fn begun_at(code: &CodeList, pc: u64) -> u8 {
+    match rules::find(code, pc) {
+        Ok(Rule::NONE) | Err(_) => end::NO_RULE,
+        Ok(_) => end::COMPLETE,
+    }
+}
+
 /// One frame: finds its rule and follows it to the caller. The verifier looks at this once: an unrolled or bounded loop
 /// of [`MAX_FRAMES`] frames costs it seconds.
 extern "C" fn frame(index: u64, context: *mut Context) -> i64 {
@@ -107,6 +117,7 @@ extern "C" fn frame(index: u64, context: *mut Context) -> i64 {
         let mut at = (*walk).at;
         let address = at.pc.wrapping_sub(1).wrapping_add(at.exact);
         let outcome = match rules::find(&(*walk).code, address) {
+            Ok(Rule::NONE) if at.exact == 0 => Err(begun_at(&(*walk).code, at.pc)),
             Ok(rule) => step(rule, &mut at, &mut Window::new(state)),
             Err(reason) => Err(reason),
         };

@@ -132,7 +132,8 @@ fn search_page(mapping: &CodeEntry, position: u64) -> Result<u16, u8> {
     }
     let page = UNWIND_PAGES.get(mapping.first_page.wrapping_add(page as u32)).ok_or(end::NO_RULE)?;
     let low = position & ((1 << PAGE_SHIFT) - 1);
-    let found = bisect(compare_row, page.first, page.count, low).ok_or(end::NO_RULE)?;
+    let (first, count) = page.candidates(low as u32);
+    let found = bisect(compare_row, first, count, low).ok_or(end::NO_RULE)?;
     row(found).map(|row| row as u16).ok_or(end::NO_RULE)
 }
 

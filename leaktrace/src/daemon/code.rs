@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use leaktrace_common::unwind::{CodeEntry, Page, Rule, code_kind};
+use leaktrace_common::unwind::{CodeEntry, IndexedPage, Rule, code_kind};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::{
@@ -32,7 +32,7 @@ impl Memory for CodeMemory {
     fn write_rows(&mut self, first: u32, rows: &[u32]) {
         Self::write_rows(self, first, rows);
     }
-    fn write_pages(&mut self, first: u32, pages: &[Page]) {
+    fn write_pages(&mut self, first: u32, pages: &[IndexedPage]) {
         Self::write_pages(self, first, pages);
     }
     fn write_rule(&mut self, number: u16, rule: Rule) {

@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use leaktrace_common::unwind::{CodeEntry, LINE_ROWS, MAX_RULES, Page, RowLine, Rule};
+use leaktrace_common::unwind::{CodeEntry, IndexedPage, LINE_ROWS, MAX_RULES, RowLine, Rule};
 use memmap2::MmapRaw;
 
 use super::{KernelError, shared::map_fd};
@@ -21,7 +21,7 @@ pub const CODE_SLOTS: u32 = 16_384;
 pub struct CodeCapacity {
     /// Rows of all unwind tables, 4 bytes each.
     pub rows: u32,
-    /// Pages of all unwind tables, each for 64 KiB of code, 8 bytes each.
+    /// Pages of all unwind tables, each for 64 KiB of code, 144 bytes each.
     pub pages: u32,
     /// Code mappings of all processes and a header for each, 40 bytes each.
     pub entries: u32,
@@ -60,7 +60,7 @@ impl CodeMemory {
         Ok(Self {
             capacity,
             rows: map("UNWIND_ROWS", capacity.lines() as usize * size_of::<RowLine>())?,
-            pages: map("UNWIND_PAGES", capacity.pages as usize * size_of::<Page>())?,
+            pages: map("UNWIND_PAGES", capacity.pages as usize * size_of::<IndexedPage>())?,
             rules: map("UNWIND_RULES", MAX_RULES * size_of::<Rule>())?,
             entries: map("CODE", capacity.entries as usize * size_of::<CodeEntry>())?,
             heads: map("CODE_HEADS", CODE_SLOTS as usize * size_of::<u64>())?,
@@ -78,7 +78,7 @@ impl CodeMemory {
     }
 
     /// Writes pages from index `first` on; what does not fit is left out.
-    pub fn write_pages(&mut self, first: u32, pages: &[Page]) {
+    pub fn write_pages(&mut self, first: u32, pages: &[IndexedPage]) {
         write(&self.pages, first, pages);
     }
 

@@ -7,7 +7,13 @@ mod cpp;
 mod names;
 mod rust;
 
+use super::human::base_name;
 use super::model::Frame;
+
+/// Libraries whose unnamed functions at the outer end of a stack are start-up code: stripped as they are shipped, they
+/// have no names for what calls `main` and a thread's function.
+const RUNTIME_LIBRARIES: &[&str] =
+    &["libc.so", "libc-2.", "libpthread", "ld-linux", "ld-musl", "libc.musl", "libstdc++.so", "libc++"];
 
 /// The frames that say something, innermost first. A stack of nothing but plumbing is returned whole.
 pub fn telling(frames: &[Frame]) -> &[Frame] {
@@ -32,9 +38,26 @@ fn is_allocator(function: &str) -> bool {
 /// Whether a frame whose callers are all start-up code is such code too. A runtime's own `main` is: the program's
 /// `main` is further in.
 fn is_startup_at(frames: &[Frame], at: usize) -> bool {
-    let Some(name) = frames.get(at).and_then(function) else { return false };
-    let callee = at.checked_sub(1).and_then(|at| frames.get(at)).and_then(function);
-    is_startup(name) || name == "main" && callee.is_some_and(is_runtime_entry)
+    let Some(frame) = frames.get(at) else { return false };
+    let callee = at.checked_sub(1).and_then(|at| frames.get(at));
+    match function(frame) {
+        Some("main") => callee.and_then(function).is_some_and(is_runtime_entry),
+        Some(name) => is_startup(name),
+        // A stripped program's own `_start` has no name, but whom it calls.
+        None => is_runtime_library(frame) || at + 1 == frames.len() && callee.is_some_and(starts_main),
+    }
+}
+
+fn is_runtime_library(frame: &Frame) -> bool {
+    let name = frame.object.as_deref().map(base_name);
+    name.is_some_and(|name| RUNTIME_LIBRARIES.iter().any(|library| name.starts_with(library)))
+}
+
+fn starts_main(frame: &Frame) -> bool {
+    match function(frame) {
+        Some(name) => names::bare(name).starts_with("libc_start_"),
+        None => is_runtime_library(frame),
+    }
 }
 
 fn is_startup(function: &str) -> bool {
@@ -155,7 +178,8 @@ mod tests {
             "app::main",
             "core::ops::function::FnOnce::call_once",
             "std::sys::backtrace::__rust_begin_short_backtrace",
-            "std::rt::lang_start::{{closure}}",
+            "std::rt::lang_start::<()>::{closure#0}",
+            "<&dyn core::ops::function::Fn<(), Output = i32> + core::marker::Sync as core::ops::function::FnOnce<()>>::call_once",
             "core::ops::function::impls::<impl core::ops::function::FnOnce<A> for &F>::call_once",
             "std::panicking::catch_unwind::do_call",
             "std::rt::lang_start_internal",
@@ -172,6 +196,7 @@ mod tests {
     fn a_thread_of_rust_begins_with_its_closure() {
         let names = [
             "app::main::{{closure}}",
+            "<app::work as core::ops::function::FnOnce<()>>::call_once",
             "std::sys::backtrace::__rust_begin_short_backtrace",
             "std::thread::lifecycle::spawn_unchecked::{{closure}}::{{closure}}",
             "<core::panic::unwind_safe::AssertUnwindSafe<F> as core::ops::function::FnOnce<()>>::call_once",
@@ -193,6 +218,19 @@ mod tests {
             ["work", "_PyEval_EvalFrameDefault", "Py_RunMain", "Py_BytesMain", "main", "__libc_start_main"];
         assert_eq!(kept(&names), ["work", "_PyEval_EvalFrameDefault"]);
         assert_eq!(kept(&["malloc", "main", "__libc_start_main@@GLIBC_2.34"]), ["main"]);
+    }
+
+    #[test]
+    fn stripped_libraries_and_programs_are_folded_at_the_outer_end_only() {
+        let unnamed = |object: &str| Frame { object: Some(object.into()), ..Frame::default() };
+        let named = |name: &str| Frame { function: Some(name.into()), ..unnamed("/lib/libc.so.6") };
+        let (libc, program) = (unnamed("/lib/x86_64-linux-gnu/libc.so.6"), unnamed("/app/server"));
+        let started = [program.clone(), libc.clone(), named("__libc_start_main"), program.clone()];
+        assert_eq!(telling(&started), &started[..1]);
+        let thread = [program.clone(), unnamed("/lib/libstdc++.so.6.0.30"), libc.clone(), libc.clone()];
+        assert_eq!(telling(&thread), &thread[..1]);
+        let inside = [libc.clone(), program.clone(), program.clone()];
+        assert_eq!(telling(&inside), &inside);
     }
 
     #[test]

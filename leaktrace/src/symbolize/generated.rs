@@ -117,6 +117,15 @@ impl Generated {
         self.processes.insert(serial, process);
     }
 
+    /// Opens the process's perf map if it has appeared meanwhile: it may be gone when it is read.
+    pub fn hold(&mut self, serial: u32) {
+        if let Some(process) = self.processes.get_mut(&serial)
+            && process.reading.is_none()
+        {
+            process.find();
+        }
+    }
+
     /// The name of generated code, and the file that it comes from.
     pub fn find(&self, serial: u32, address: u64) -> Option<(&str, PathBuf)> {
         let process = self.processes.get(&serial)?;

@@ -4,7 +4,8 @@
 //! lines; a separate debug file, found by build ID or debug link, gives the same; `.symtab` gives names; a stripped
 //! object has only the exported names of `.dynsym`. blazesym would follow debug links by itself, but only on objects
 //! that have a `.gnu_debuglink`, on the host's paths, and wherever the object tells it to; that is why debug files are
-//! found in [`super::debug_file`] instead. Not supported: `.gnu_debugaltlink` (dwz), `.gnu_debugdata` (xz), split DWARF.
+//! found in [`super::debug_file`] instead, with what several of them share (`dwz`); [`super::mini`] unpacks the symbol
+//! tables that Fedora packs into stripped objects. Not supported: split DWARF, `.debug_sup`.
 //!
 //! A parser of untrusted files may have a bug that panics: a panic here costs the names of one object, not the daemon.
 

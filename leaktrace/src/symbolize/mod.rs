@@ -293,6 +293,7 @@ impl FrameStore {
         }
         if let Place::Generated { serial, .. } = seen.place {
             self.nameless.entry(serial).or_default().push(FrameId(number));
+            self.generated.hold(serial);
         }
         self.frames.push(seen.clone());
         self.by_frame.insert(seen, FrameId(number));

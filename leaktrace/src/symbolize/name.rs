@@ -32,7 +32,21 @@ pub fn demangle(name: &str) -> Option<String> {
     if name.len() > MAX_NAME {
         return Some(shortened(name));
     }
-    Some(rust(name).or_else(|| cpp(name)).unwrap_or_else(|| name.to_owned()))
+    Some(rust(name).or_else(|| cpp(name)).or_else(|| beginning(name)).unwrap_or_else(|| name.to_owned()))
+}
+
+/// The name of a function template whose arguments or types cannot be read: `std::make_shared<...>`. A member's name
+/// stands behind its class's arguments, so members stay mangled.
+fn beginning(name: &str) -> Option<String> {
+    let rest = name.strip_prefix("_Z")?;
+    let (namespace, rest) = match rest.strip_prefix("St") {
+        Some(rest) => ("std::", rest),
+        None => ("", rest),
+    };
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let (length, rest) = rest.split_at_checked(digits)?;
+    let (identifier, rest) = rest.split_at_checked(length.parse().ok()?)?;
+    rest.starts_with('I').then(|| format!("{namespace}{identifier}<...>"))
 }
 
 fn rust(name: &str) -> Option<String> {
@@ -75,6 +89,17 @@ mod tests {
         assert_eq!(demangle("malloc").as_deref(), Some("malloc"));
         assert_eq!(demangle("i").as_deref(), Some("i"));
         assert_eq!(demangle(""), None);
+    }
+
+    #[test]
+    fn a_template_with_types_that_cannot_be_read_has_a_name_at_least() {
+        let make_shared = "_ZSt11make_sharedI6RecordJEESt10shared_ptrINSt9enable_ifIXntsrSt8is_arrayIT_E5valueES4_E4typeEEDpOT0_";
+        let shown = demangle(make_shared).expect("a name");
+        assert!(shown.contains("std::make_shared<"), "{shown}");
+        for name in ["_ZN3app5StoreI!", "_Z99fooIiE!", "_Z", "_ZSt", "_Z3fooq!", "_Z18446744073709551616fI!"]
+        {
+            assert_eq!(demangle(name).as_deref(), Some(name));
+        }
     }
 
     #[test]

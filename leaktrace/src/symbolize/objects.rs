@@ -17,8 +17,8 @@ use super::outline::Outline;
 use super::vdso;
 use crate::process::maps::{self, Mapping};
 
-/// Most root directories held.
-const MAX_ROOTS: usize = 64;
+/// Most root directories held; debug files below others are not found.
+const MAX_ROOTS: usize = 256;
 
 /// Number of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -20,6 +20,8 @@ const MAX_BUILD_ID: usize = 64;
 
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
+/// Segments are mapped by whole pages of 4 KiB.
+const PAGE_MASK: u64 = 0xfff;
 const PF_X: u32 = 1;
 const SHT_NOTE: u32 = 7;
 const SHT_NOBITS: u32 = 8;
@@ -134,7 +136,10 @@ impl Outline {
                 && segment.offset < end
                 && segment.offset.checked_add(segment.length).is_some_and(|behind| behind > offset)
         };
-        let segment = self.segments.iter().find(inside)?;
+        let candidates = || self.segments.iter().filter(inside);
+        // The last page of one segment can be the first of the next: the mapping is of the one that begins it.
+        let begins = |segment: &&Segment| segment.offset.0 & !PAGE_MASK == offset.0;
+        let segment = candidates().find(begins).or_else(|| candidates().next())?;
         let address = segment.address.0.wrapping_add(offset.0).wrapping_sub(segment.offset.0);
         Some(start.0.wrapping_sub(address))
     }

@@ -2,7 +2,7 @@
 //!
 //! A function's rules hold from its first address to its end or to where the next described function begins, as
 //! exception handling sees it; of two that begin at one address the one described first counts. What no function
-//! covers has no rule, but for the program's start and for signal trampolines.
+//! covers has no rule, but for the program's start, signal trampolines and tables of jumps.
 
 use gimli::{DebugFrame, EhFrame, LittleEndian, UnwindSection};
 use leaktrace_common::unwind::Rule;
@@ -11,13 +11,17 @@ use thiserror::Error;
 use super::functions::{Budget, Function, Functions, Trouble};
 use super::rows::{PAGE_BYTES, Rows};
 use super::sections::{CodeRange, FrameKind, Frames, Sections};
-use super::x86_64::{Bytes, Unsupported};
+use super::x86_64::{self as arch, Bytes, Unsupported};
 use super::{Statistics, Table};
 use crate::object::address::VirtualOffset;
 
 /// How much of the code behind a program's entry point belongs to its start, if nothing is described before: the dynamic
 /// linker's takes about a hundred bytes.
 const START_BYTES: u64 = 256;
+
+/// Undescribed code longer than this, bytes, was not written by hand: another compiler made it (V8's built-in functions in
+/// node, the Go part of a program with C in it), and those keep frame pointers.
+const OTHER_COMPILER: u64 = 256 << 10;
 
 /// What a table may cost to make. The defaults are several times what the largest libraries and browsers need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +36,20 @@ pub struct Limits {
     pub common_entries: usize,
     /// Bytes of description executed, as a multiple of the section's size. A well-formed section needs less than 2.
     pub work: u64,
+    /// The same in bytes, whatever the section's size: a byte can cost half a microsecond.
+    pub work_bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { span: 2 << 30, rows: 16 << 20, functions: 2 << 20, common_entries: 1 << 16, work: 4 }
+        Self {
+            span: 2 << 30,
+            rows: 16 << 20,
+            functions: 2 << 20,
+            common_entries: 1 << 16,
+            work: 4,
+            work_bytes: 128 << 20,
+        }
     }
 }
 
@@ -127,7 +140,7 @@ impl<'s> Compiler<'s> {
 
     fn frames(&mut self, frames: &Frames, limits: &Limits) {
         self.statistics.frame_bytes = frames.bytes.len() as u64;
-        let work = self.statistics.frame_bytes.saturating_mul(limits.work);
+        let work = self.statistics.frame_bytes.saturating_mul(limits.work).min(limits.work_bytes);
         let budget = Budget { work, rows: limits.rows, common: limits.common_entries };
         let (bytes, address) = (frames.bytes.as_slice(), frames.address.0);
         match frames.kind {
@@ -217,13 +230,15 @@ impl<'s> Compiler<'s> {
 
     /// Nothing is described up to an address.
     fn gap(&mut self, until: u64) {
+        let length = until.saturating_sub(self.rows.cursor());
+        let filler = if length > OTHER_COMPILER { Rule::FRAME_POINTER } else { self.filler };
         while let Some(mark) = self.marks.next_if(|mark| mark.core < until) {
             if mark.core >= self.rows.cursor() {
-                self.rows.cover(mark.start, self.filler);
+                self.rows.cover(mark.start, filler);
                 self.rows.cover(mark.end.min(until), mark.rule);
             }
         }
-        self.rows.cover(until, self.filler);
+        self.rows.cover(until, filler);
     }
 
     fn span(&self) -> u64 {
@@ -243,7 +258,7 @@ impl<'s> Compiler<'s> {
     }
 }
 
-/// The program's start, where frames are described at all, and trampolines. A handler's return address is a
+/// The program's start, where frames are described at all, tables of jumps, and trampolines. A handler's return address is a
 /// trampoline's first byte, and the rule of a return address is that of the byte before.
 fn marks(sections: &Sections, base: u64) -> Vec<Mark> {
     let mark = |start: u64, core: u64, length: u64, rule| {
@@ -257,6 +272,10 @@ fn marks(sections: &Sections, base: u64) -> Vec<Mark> {
         .iter()
         .filter_map(|trampoline| Some((trampoline.start.0.checked_sub(base)?, trampoline.length)))
         .filter_map(|(start, length)| mark(start.saturating_sub(1), start, length, Rule::SIGNAL))
+        .chain(sections.jumps.iter().filter_map(|jumps| {
+            let start = jumps.start.0.checked_sub(base)?;
+            mark(start, start, jumps.end.0.checked_sub(jumps.start.0)?, arch::JUMP)
+        }))
         .chain(entry.and_then(|entry| mark(entry, entry, START_BYTES, Rule::END)))
         .collect();
     marks.sort_unstable_by_key(|mark| mark.core);

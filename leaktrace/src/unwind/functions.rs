@@ -18,7 +18,7 @@ use super::x86_64::{self as arch, Bytes, Unsupported};
 struct Storage;
 
 impl UnwindContextStorage<usize> for Storage {
-    type Rules = [(Register, RegisterRule<usize>); 48];
+    type Rules = [(Register, RegisterRule<usize>); 32];
     type Stack = Box<[UnwindTableRow<usize, Self>; 16]>;
 }
 

@@ -70,6 +70,7 @@ impl Maker {
             code: vec![code],
             frames: Some(frames),
             trampolines: Vec::new(),
+            jumps: Vec::new(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::object::address::VirtualOffset;
 use crate::object::elf::Elf;
 pub use crate::object::elf::ElfError as SectionsError;
 use crate::object::note::BuildId;
+use crate::object::section::Section;
 
 use super::entries;
 use super::x86_64::{self as arch, Trampoline};
@@ -30,6 +31,8 @@ const MAX_SEARCHED: u64 = 256 << 20;
 const SEARCH_PIECE: u64 = 1 << 20;
 /// Most trampolines; a libc has one or two.
 const MAX_TRAMPOLINES: usize = 64;
+/// Where programs that need no other library keep the jumps to functions that they choose when they start.
+const JUMP_TABLES: [&str; 4] = [".plt", ".plt.got", ".plt.sec", ".iplt"];
 /// Goes before everything else into the digest, so that it is nobody else's.
 const DIGEST_CONTEXT: &[u8] = b"leaktrace: what an unwind table is made of";
 
@@ -75,6 +78,8 @@ pub struct Sections {
     pub frames: Option<Frames>,
     /// Code that only signal handlers return to, whether or not it is described. Sorted.
     pub trampolines: Vec<Trampoline>,
+    /// Code that is nothing but jumps, whether or not it is described.
+    pub jumps: Vec<CodeRange>,
 }
 
 impl Sections {
@@ -108,6 +113,7 @@ impl Sections {
             entry: elf.entry(),
             frames: if code.is_empty() { None } else { frames(elf)? },
             trampolines: trampolines(elf)?,
+            jumps: jumps(elf),
             code,
         })
     }
@@ -129,6 +135,11 @@ impl Sections {
         for trampoline in &self.trampolines {
             word(trampoline.start.0);
             word(trampoline.length);
+        }
+        word(self.jumps.len() as u64);
+        for range in &self.jumps {
+            word(range.start.0);
+            word(range.end.0);
         }
         if let Some(frames) = &self.frames {
             word(match frames.kind {
@@ -233,11 +244,26 @@ fn terminated_frames(elf: &Elf, address: VirtualOffset) -> Result<Option<Vec<u8>
     }
 }
 
+fn needs_others(elf: &Elf) -> bool {
+    elf.dynamic().ok().flatten().is_some_and(|dynamic| !dynamic.needed.is_empty())
+}
+
+/// Linkers describe tables that bind lazily, but not those of static programs: their entries push nothing.
+fn jumps(elf: &Elf) -> Vec<CodeRange> {
+    if needs_others(elf) {
+        return Vec::new();
+    }
+    let section = |name: &&str| elf.section(name).ok().flatten();
+    let range = |section: Section| {
+        Some(CodeRange { start: section.address, end: section.address.checked_add(section.bytes)? })
+    };
+    JUMP_TABLES.iter().filter_map(section).filter_map(range).collect()
+}
+
 /// Searches objects that bring their own: those that need no other library (C libraries, static programs, the vDSO).
 fn trampolines(elf: &Elf) -> Result<Vec<Trampoline>, SectionsError> {
     let mut found = Vec::new();
-    let needs_others = elf.dynamic().ok().flatten().is_some_and(|dynamic| !dynamic.needed.is_empty());
-    if needs_others {
+    if needs_others(elf) {
         return Ok(found);
     }
     let mut searched = 0;

@@ -35,6 +35,7 @@ pub fn frames(bytes: &[u8]) -> Option<Table> {
         code: vec![code],
         frames: Some(Frames { kind, address: VirtualOffset(0x10_0000), bytes: bytes.to_vec() }),
         trampolines: Vec::new(),
+        jumps: Vec::new(),
     })
 }
 

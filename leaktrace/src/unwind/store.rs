@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use leaktrace_common::unwind::{LINE_ROWS, Page, Rule, row};
+use leaktrace_common::unwind::{IndexedPage, LINE_ROWS, Page, Rule, row};
 
 use super::Table;
 use super::pool::{Pool, Span};
@@ -60,7 +60,7 @@ pub trait Memory {
     /// Writes UNWIND_ROWS from row number `first` on, counted in rows.
     fn write_rows(&mut self, first: u32, rows: &[u32]);
     /// Writes UNWIND_PAGES from page number `first` on.
-    fn write_pages(&mut self, first: u32, pages: &[Page]);
+    fn write_pages(&mut self, first: u32, pages: &[IndexedPage]);
     /// Writes one element of UNWIND_RULES.
     fn write_rule(&mut self, number: u16, rule: Rule);
 }
@@ -258,7 +258,8 @@ impl Store {
             row_capacity: self.rows.capacity(),
             pages,
             page_capacity: self.pages.capacity(),
-            bytes: u64::from(rows) * size_of::<u32>() as u64 + u64::from(pages) * size_of::<Page>() as u64,
+            bytes: u64::from(rows) * size_of::<u32>() as u64
+                + u64::from(pages) * size_of::<IndexedPage>() as u64,
             rules: self.rules.len() as u64,
             ..self.counts
         }
@@ -295,7 +296,7 @@ impl Store {
         let global = |local: u32| numbers.get(local as usize & 0xffff).copied().unwrap_or(UNSUPPORTED_RULE);
         let moved: Vec<u32> = table.rows.iter().map(|old| row((old >> 16) as u16, global(*old))).collect();
         memory.write_rows(rows.first(), &moved);
-        let moved: Vec<Page> = table.pages.iter().map(|page| moved_page(*page, table, rows)).collect();
+        let moved: Vec<IndexedPage> = table.pages.iter().map(|page| moved_page(*page, table, rows)).collect();
         memory.write_pages(pages.first(), &moved);
     }
 
@@ -384,13 +385,12 @@ fn fits(rows: &Pool, pages: &Pool, needed: (u32, u32)) -> bool {
 
 /// A page of a table whose rows have moved to `rows`. One that lies outside of its table becomes empty: the kernel side
 /// finds no rule there, and no other table's rows.
-fn moved_page(page: Page, table: &Table, rows: &Span) -> Page {
-    let end = page.first.checked_add(page.count);
-    match end {
-        Some(end) if end as usize <= table.rows.len() => {
-            Page { first: rows.first() + page.first, count: page.count }
-        }
-        _ => Page::default(),
+fn moved_page(page: Page, table: &Table, rows: &Span) -> IndexedPage {
+    let first = page.first as usize;
+    let of_page = first.checked_add(page.count as usize).and_then(|end| table.rows.get(first..end));
+    match of_page {
+        Some(of_page) => IndexedPage::new(rows.first() + page.first, of_page),
+        None => IndexedPage::new(0, &[]),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The unwind table of one object: sorted rows, cut into pages of 64 KiB, and the distinct rules they point to.
 
-use leaktrace_common::unwind::{PAGE_SHIFT, Page, Rule, last_not_behind};
+use leaktrace_common::unwind::{IndexedPage, PAGE_SHIFT, Page, Rule, last_not_behind};
 
 use crate::object::address::VirtualOffset;
 
@@ -52,6 +52,6 @@ impl Table {
 
     /// Bytes that it takes in the kernel side's memory, the rules aside, which objects share.
     pub fn bytes(&self) -> u64 {
-        (size_of_val(self.rows.as_slice()) + size_of_val(self.pages.as_slice())) as u64
+        (size_of_val(self.rows.as_slice()) + self.pages.len() * size_of::<IndexedPage>()) as u64
     }
 }

@@ -30,6 +30,12 @@ mod context {
     pub const PC: i64 = 168;
 }
 
+/// The rule of a jump at a function's entry: nothing has been pushed but the return address.
+pub const JUMP: Rule = match Rule::cfa_at(Cfa::SP, 8) {
+    Some(rule) => rule,
+    None => Rule::UNSUPPORTED,
+};
+
 /// How the sections are read.
 pub type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -104,7 +110,7 @@ impl<'s, S> Reader<'s, S> {
     where
         S: UnwindSection<Bytes<'a>>,
     {
-        let (kind, offset) = match cfa {
+        match cfa {
             CfaRule::RegisterAndOffset { register, offset } => {
                 let kind = match *register {
                     SP => Cfa::SP,
@@ -112,24 +118,26 @@ impl<'s, S> Reader<'s, S> {
                     BX => Cfa::BX,
                     Register(other) => return Err(Unsupported::CfaRegister(other)),
                 };
-                (kind, *offset)
+                Rule::cfa_at(kind, *offset).ok_or(Unsupported::CfaOffset)
             }
-            CfaRule::Expression(expression) => self.cfa_expression(expression)?,
-        };
-        Rule::cfa_at(kind, offset).ok_or(Unsupported::CfaOffset)
+            CfaRule::Expression(expression) => self.cfa_expression(expression),
+        }
     }
 
-    fn cfa_expression<'a>(&self, expression: &UnwindExpression<usize>) -> Result<(u8, i64), Unsupported>
+    fn cfa_expression<'a>(&self, expression: &UnwindExpression<usize>) -> Result<Rule, Unsupported>
     where
         S: UnwindSection<Bytes<'a>>,
     {
         let mut space = [Op::Add; MAX_OPERATIONS];
-        match self.operations(expression, &mut space).unwrap_or_default() {
-            [Op::Register(BP, offset), Op::Load] => Ok((Cfa::AT_BP, *offset)),
-            [Op::Register(SP, offset), Op::Load] => Ok((Cfa::AT_SP, *offset)),
-            [Op::Register(SP, offset), Op::Load, Op::AddConstant(8)]
-            | [Op::Register(SP, offset), Op::Load, Op::Literal(8), Op::Add] => {
-                Ok((Cfa::AT_SP_PLUS_8, *offset))
+        let rule = match self.operations(expression, &mut space).unwrap_or_default() {
+            [Op::Register(register @ (BP | SP), offset), Op::Load, more @ ..] => {
+                let kind = if *register == BP { Cfa::AT_BP } else { Cfa::AT_SP };
+                let more = match more {
+                    [] => 0,
+                    [Op::AddConstant(more)] | [Op::Literal(more), Op::Add] => *more,
+                    _ => return Err(Unsupported::CfaExpression),
+                };
+                Rule::cfa_in_memory(kind, *offset, more)
             }
             [
                 Op::Register(SP, 8),
@@ -141,9 +149,10 @@ impl<'s, S> Reader<'s, S> {
                 Op::Literal(3),
                 Op::ShiftLeft,
                 Op::Add,
-            ] => Ok((Cfa::PLT, pushed_from.cast_signed())),
-            _ => Err(Unsupported::CfaExpression),
-        }
+            ] => Rule::cfa_at(Cfa::PLT, pushed_from.cast_signed()),
+            _ => return Err(Unsupported::CfaExpression),
+        };
+        rule.ok_or(Unsupported::CfaOffset)
     }
 
     fn saved<'a>(&self, rule: Option<&RegisterRule<usize>>) -> (u8, i64)

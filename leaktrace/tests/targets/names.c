@@ -9,13 +9,13 @@ enum { SIZE = 4321 };
 
 SITE(names_site);
 static inline __attribute__((always_inline)) void *names_inlined(void) {
-    void *p = malloc(SIZE); /* line 13 */
+    void *p = malloc(SIZE); /* line 12 */
     book(&at_names_site, SIZE);
     return p;
 }
 
 static NOINLINE void *names_site(void) {
-    char *p = names_inlined(); /* line 19 */
+    char *p = names_inlined(); /* line 18 */
     if (p) *p = 1;
     return p;
 }

@@ -16,7 +16,10 @@ struct Record {
 namespace app {
 template <class T> struct Store {
     std::vector<T> items;
-    NOINLINE void keep(const T &item) { items.push_back(item); }
+    NOINLINE void keep(const T &item) {
+        items.push_back(item);
+        asm volatile(""); // no tail call: the frame would be gone
+    }
 };
 
 NOINLINE std::shared_ptr<Record> share() { return std::make_shared<Record>(); }

@@ -100,7 +100,18 @@ def trampoline(pid):
     return next(mappings(pid, "[uprobes]"), range(0))
 
 
+def missing(pid):
+    """Libraries that are mapped but unknown to gdb, which misses a change now and then."""
+    known = {os.path.realpath(objfile.filename) for objfile in gdb.objfiles()}
+    with open(f"/proc/{pid}/maps") as maps:
+        paths = {words[5] for line in maps if len(words := line.split(maxsplit=5)) > 5 and "x" in words[1]}
+    return {path.strip() for path in paths if path.startswith("/")} - known
+
+
 def describe(thread):
+    if missing(thread.ptid[0]):
+        gdb.execute("nosharedlibrary", to_string=True)
+        gdb.execute("sharedlibrary", to_string=True)
     frames, end = real_frames()
     hidden = trampoline(thread.ptid[0])
     caller = frames[1] if len(frames) > 1 else None

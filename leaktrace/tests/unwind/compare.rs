@@ -42,6 +42,9 @@ pub fn compare(seen: &Seen, walked: &Walked) -> Verdict {
         (_, true) if reason == TOO_DEEP && common == MOST_FRAMES => return Verdict::EqualAsFarAsKept,
         (_, true) if reaches_beginning(seen, common) && is_silence(reason) => return Verdict::EqualToMain,
         (true, true) => format!("the same frames, yet leaktrace takes them for truncated: {reason}"),
+        (false, true) if reason == COMPLETE && gdb_guesses(seen, common) => {
+            "gdb goes on by guessing, in code that it does not know".to_owned()
+        }
         (false, true) => format!("leaktrace ended early: {reason}"),
         (true, false) => format!("gdb ended early: {}", seen.end),
         (false, false) => class_of_difference(seen.frames[common].pc, walked.frames[common]),
@@ -56,6 +59,12 @@ fn is_silence(reason: &str) -> bool {
 
 fn reaches_beginning(seen: &Seen, common: usize) -> bool {
     seen.frames[..common].iter().any(|frame| BEGINNINGS.contains(&frame.name.as_str()))
+}
+
+/// Where it knows neither the function nor the next one. Stripped programs have such frames too, but not at their ends.
+fn gdb_guesses(seen: &Seen, common: usize) -> bool {
+    let around = seen.frames.get(common.saturating_sub(1)..=common);
+    around.is_some_and(|frames| frames.iter().all(|frame| frame.name == "?"))
 }
 
 fn class_of_difference(seen: u64, walked: u64) -> String {
@@ -123,6 +132,14 @@ mod tests {
         assert!(class(&gdb, &walked(&[16, 32], "stack memory unreadable")).contains("unreadable"));
         let gdb = seen(&[(16, "not_main"), (32, "b")]);
         assert!(class(&gdb, &walked(&[16], silent)).contains("leaktrace ended early"));
+    }
+
+    #[test]
+    fn where_gdb_guesses_is_a_class_of_its_own() {
+        let gdb = seen(&[(16, "f"), (32, "?"), (48, "?")]);
+        assert!(class(&gdb, &walked(&[16, 32], COMPLETE)).contains("guessing"));
+        assert!(class(&gdb, &walked(&[16], COMPLETE)).contains("leaktrace ended early"));
+        assert!(class(&gdb, &walked(&[16, 32], "stack memory unreadable")).contains("leaktrace ended early"));
     }
 
     #[test]

@@ -65,9 +65,12 @@ const INLINE_NAMESPACES: &[&str] =
 
 /// Whether a function only obtains or owns storage.
 pub fn is_storage(function: &str) -> bool {
+    if let Some(class) = mangled_class(function) {
+        return STORAGE.contains(&class) || class.starts_with('_');
+    }
     let name = declared(function);
-    if name.starts_with("operator new") {
-        return name.starts_with("operator new(") || name.starts_with("operator new[](");
+    if is_operator_new(name) {
+        return true;
     }
     if name.starts_with("__gnu_cxx::") {
         return true;
@@ -77,9 +80,26 @@ pub fn is_storage(function: &str) -> bool {
     STORAGE.contains(&class) || is_internal(name)
 }
 
+/// The global one, or one of a class: it obtains storage and no more.
+fn is_operator_new(name: &str) -> bool {
+    name.split_once("operator new").is_some_and(|(class, parameters)| {
+        let qualified = class.is_empty() || class.ends_with("::") && !class.contains('(');
+        qualified && (parameters.starts_with('(') || parameters.starts_with("[]("))
+    })
+}
+
 /// Whether a function stands between the start of a thread and what the thread was made for.
 pub fn is_thread_start(function: &str) -> bool {
     in_std(declared(function)).is_some_and(is_internal)
+}
+
+/// The class in `std` that a member belongs to whose name could not be demangled.
+fn mangled_class(function: &str) -> Option<&str> {
+    let rest = function.strip_prefix("_ZNSt").or_else(|| function.strip_prefix("_ZNKSt"))?;
+    let rest = rest.strip_prefix("7__cxx11").unwrap_or(rest);
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let (length, rest) = rest.split_at_checked(digits)?;
+    rest.get(..length.parse().ok()?)
 }
 
 /// What follows `std::`, without inline namespaces.
@@ -173,6 +193,22 @@ mod tests {
         for (function, expected) in names {
             assert_eq!(declared(function), expected);
         }
+    }
+
+    #[test]
+    fn members_of_the_library_are_known_by_their_mangled_names_too() {
+        assert!(is_storage("_ZNSt6vectorI!") && is_storage("_ZNKSt7__cxx1112basic_stringI!"));
+        assert!(is_storage("_ZNSt12__shared_ptrI!"));
+        assert!(
+            !is_storage("_ZNSt6threadI!") && !is_storage("_ZN3app6vectorI!") && !is_storage("_ZNSt99vector")
+        );
+    }
+
+    #[test]
+    fn a_classes_own_operator_new_is_one_too() {
+        assert!(is_storage("v8::internal::Malloced::operator new(unsigned long)"));
+        assert!(is_storage("operator new[](unsigned long)"));
+        assert!(!is_storage("app::f(app::operator new)") && !is_storage("operator newline()"));
     }
 
     #[test]

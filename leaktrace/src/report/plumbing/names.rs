@@ -46,6 +46,13 @@ pub const ALLOCATORS: &[&str] = &[
     "new_heap",
     "alloc_new_heap",
     "malloc_consolidate",
+    // What a new thread needs besides; who made it is `pthread_create`.
+    "allocate_stack",
+    "allocate_dtv",
+    "_dl_allocate_tls",
+    "_dl_allocate_tls_storage",
+    "dl_allocate_tls",
+    "dl_allocate_tls_storage",
     // musl.
     "libc_malloc_impl",
     "default_malloc",

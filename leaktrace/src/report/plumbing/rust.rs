@@ -50,7 +50,13 @@ pub fn is_startup(function: &str) -> bool {
     let path = path(function);
     STARTUP.iter().any(|prefix| path.starts_with(prefix))
         || path.starts_with("std::sys::") && function.ends_with(THREAD_START)
-        || function.starts_with("<fn(") && function.contains(" as core::ops::function::Fn")
+        || is_call_through_trait(function)
+}
+
+/// The glue between a trait object or a generic caller and a function; nobody but the compiler can write it.
+fn is_call_through_trait(function: &str) -> bool {
+    let glue = [">::call", ">::call_once", ">::call_mut"].iter().any(|end| function.ends_with(end));
+    glue && function.starts_with('<') && function.contains(" as core::ops::function::Fn")
 }
 
 /// Whether this is where Rust's own `main` is called from.
@@ -68,7 +74,7 @@ fn path(function: &str) -> &str {
     function.trim_start_matches('<')
 }
 
-/// Methods of slices, numbers, references and the like, through a trait of `core` or `alloc`.
+/// Methods of slices, numbers, references and the like: their own, or through a trait of `core` or `alloc`.
 fn is_builtin(path: &str, function: &str) -> bool {
     const BUILTIN: &[&str] = &[
         "str", "char", "bool", "u8", "u16", "u32", "u64", "u128", "usize", "i8", "i16", "i32", "i64", "i128",
@@ -77,9 +83,14 @@ fn is_builtin(path: &str, function: &str) -> bool {
     if !function.starts_with('<') {
         return false;
     }
-    let Some((receiver, of)) = path.split_once(" as ") else { return false };
-    let simple = BUILTIN.contains(&receiver.trim_start_matches('&'));
-    (simple || receiver.starts_with('[')) && (of.starts_with("alloc::") || of.starts_with("core::"))
+    let is_builtin =
+        |receiver: &str| BUILTIN.contains(&receiver.trim_start_matches('&')) || receiver.starts_with('[');
+    match path.split_once(" as ") {
+        Some((receiver, of)) => {
+            is_builtin(receiver) && (of.starts_with("alloc::") || of.starts_with("core::"))
+        }
+        None => path.rsplit_once(">::").is_some_and(|(receiver, _)| is_builtin(receiver)),
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +106,8 @@ mod tests {
         assert!(is_storage("<str as alloc::string::ToString>::to_string"));
         assert!(is_storage("<[u8] as alloc::slice::ConvertVec>::to_vec"));
         assert!(is_storage("<alloc::raw_vec::RawVecInner>::try_allocate_in"));
+        assert!(is_storage("<[u8]>::repeat") && is_storage("<str>::repeat"));
+        assert!(!is_storage("<[u8] as app::Digest>::digest") && !is_storage("<str as app::Parse>::parse"));
     }
 
     #[test]

@@ -98,6 +98,7 @@ fn debug_files_that_share_a_file_give_inlined_calls_and_lines() {
     fs::copy(&debug_files[0], directories[1].join(".dwz/shared.debug")).expect("replace");
     let (frames, statistics) = resolved(&programs[1], &directories[1]);
     assert_eq!(frames.last().and_then(|frame| frame.function.as_deref()), Some("outer"));
+    assert_ne!(names(&frames), ["middle", "outer"], "the shared file was needed");
     assert_eq!(statistics.refused_files.get("debug file has another build ID"), Some(&1));
 }
 

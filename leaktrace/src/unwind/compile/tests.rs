@@ -57,11 +57,12 @@ fn the_cfa_can_be_counted_from_three_registers() {
 }
 
 #[test]
-fn the_cfa_can_be_one_of_four_expressions() {
-    assert_eq!(rule_of("", &expression(&[0x76, 0x78, 0x06])), (cfa(Cfa::AT_BP, -8), None));
-    assert_eq!(rule_of("", &expression(&[0x77, 0x10, 0x06])), (cfa(Cfa::AT_SP, 16), None));
-    assert_eq!(rule_of("", &expression(&[0x77, 0x10, 0x06, 0x23, 8])), (cfa(Cfa::AT_SP_PLUS_8, 16), None));
-    assert_eq!(rule_of("", &expression(&[0x77, 0x10, 0x06, 0x38, 0x22])), (cfa(Cfa::AT_SP_PLUS_8, 16), None));
+fn the_cfa_can_be_one_of_three_expressions() {
+    let word = |kind, offset, more| Rule::cfa_in_memory(kind, offset, more).expect("fits");
+    assert_eq!(rule_of("", &expression(&[0x76, 0x78, 0x06])), (word(Cfa::AT_BP, -8, 0), None));
+    assert_eq!(rule_of("", &expression(&[0x76, 0x78, 0x06, 0x23, 56])), (word(Cfa::AT_BP, -8, 56), None));
+    assert_eq!(rule_of("", &expression(&[0x77, 0x10, 0x06])), (word(Cfa::AT_SP, 16, 0), None));
+    assert_eq!(rule_of("", &expression(&[0x77, 0x10, 0x06, 0x38, 0x22])), (word(Cfa::AT_SP, 16, 8), None));
     let plt = |from: u8| expression(&[0x77, 8, 0x80, 0, 0x3f, 0x1a, 0x30 + from, 0x2a, 0x33, 0x24, 0x22]);
     for from in [9, 11] {
         assert_eq!(rule_of("", &plt(from)), (cfa(Cfa::PLT, i64::from(from)), None));
@@ -72,7 +73,7 @@ fn the_cfa_can_be_one_of_four_expressions() {
         &expression(&[0x76, 0x78]),
         &expression(&[0x76, 0x78, 0x06, 0x06]),
         &expression(&[0x7a, 0x78, 0x06]),
-        &expression(&[0x77, 0x10, 0x06, 0x23, 16]),
+        &expression(&[0x77, 0x10, 0x06, 0x23, 16, 0x06]),
         &expression(&[0x77, 0x10, 0x94, 4]),
         &expression(&[0x30; 100]),
     ];
@@ -132,6 +133,18 @@ fn a_signal_frame_counts_only_if_everything_is_where_the_kernel_puts_it() {
     for other in [restore(152), [restore(160), at_stack_pointer(6, 128)].concat(), Vec::new()] {
         assert_eq!(rule_of("zS", &other), (Rule::UNSUPPORTED, Some(Unsupported::SignalFrame)));
     }
+}
+
+#[test]
+fn a_large_hole_is_code_of_another_compiler_and_has_frame_pointers() {
+    let mut maker = Maker::new();
+    maker.function(0x1010, 0x10, &[]);
+    maker.function(0x8_1020, 0x10, &[]);
+    let table = compiled(&maker.object(0x8_1100));
+    assert_eq!(rule_at(&table, 0x1000), Rule::NONE);
+    assert_eq!(rule_at(&table, 0x1020), Rule::FRAME_POINTER);
+    assert_eq!(rule_at(&table, 0x8_101f), Rule::FRAME_POINTER);
+    assert_eq!(rule_at(&table, 0x8_1030), Rule::NONE);
 }
 
 #[test]
@@ -241,6 +254,21 @@ fn undescribed_trampolines_are_found_at_the_return_address_of_a_handler() {
 }
 
 #[test]
+fn undescribed_jumps_leave_the_stack_as_the_call_made_it() {
+    let mut maker = Maker::new();
+    maker.function(0x1040, 0x10, &[0x0e, 32]);
+    let mut object = maker.object(0x2000);
+    let range = |start, end| CodeRange { start: VirtualOffset(start), end: VirtualOffset(end) };
+    // The last two lead out of the code, or backwards.
+    object.jumps =
+        vec![range(0x1010, 0x1030), range(0x1040, 0x1048), range(0x3000, 0x3010), range(0x1100, 0x1000)];
+    let table = compiled(&object);
+    assert_eq!([0x1010, 0x102f].map(|at| rule_at(&table, at)), [cfa(Cfa::SP, 8); 2]);
+    assert_eq!([0x100f, 0x1030, 0x1100].map(|at| rule_at(&table, at)), [Rule::NONE; 3]);
+    assert_eq!(rule_at(&table, 0x1040), cfa(Cfa::SP, 32));
+}
+
+#[test]
 fn what_is_malformed_is_counted_and_does_not_hide_what_follows() {
     let mut maker = Maker::new();
     // Restores a state that was never remembered, after one good row.
@@ -328,5 +356,6 @@ fn other_caps_are_counted_too() {
     assert_eq!(beyond(limits), (100, 0));
     assert_eq!(beyond(Limits { rows: 20, ..limits }), (100, 90));
     assert_eq!(beyond(Limits { functions: 20, ..limits }), (20, 80));
+    assert_eq!(beyond(Limits { work_bytes: 100 * 20 + 20 * 40, ..limits }), (100, 80));
     assert_eq!(beyond(Limits { common_entries: 20, ..limits }), (20, 80));
 }

@@ -100,9 +100,15 @@ fn a_static_program_brings_its_own_trampoline() {
             let before = VirtualOffset(trampoline.start.0 - 1);
             assert_eq!(table.rule_at(before).cfa(), leaktrace_common::unwind::Cfa::SIGNAL, "{compiler}");
         }
+        for jumps in &sections.jumps {
+            assert_eq!(table.rule_at(jumps.start), arch::JUMP, "{compiler}");
+        }
+        // Only glibc chooses functions when the program starts.
+        assert_eq!(sections.jumps.is_empty(), compiler == "musl-gcc");
     }
     // Needs the C library, and its trampoline is there.
-    assert!(read("/proc/self/exe".as_ref()).trampolines.is_empty());
+    let own = read("/proc/self/exe".as_ref());
+    assert!(own.trampolines.is_empty() && own.jumps.is_empty());
 }
 
 #[test]
@@ -163,6 +169,7 @@ fn the_digest_changes_with_everything_that_a_table_depends_on_and_with_nothing_e
         original.digest(),
         with_trampoline.digest(),
         change(|sections| sections.entry.0 += 1),
+        change(|sections| sections.jumps.push(sections.code[0])),
         change(|sections| sections.code[0].end.0 += 1),
         change(|sections| sections.code[0].start.0 += 1),
         change(|sections| sections.frames = None),

@@ -2,16 +2,20 @@
 
 use std::path::Path;
 
-use leaktrace_common::unwind::{Cfa, MAX_RULES, PAGE_SHIFT, last_not_behind};
+use leaktrace_common::unwind::{BLOCKS, Cfa, MAX_RULES, PAGE_SHIFT, last_not_behind};
 use proptest::prelude::*;
 
 use super::*;
 use crate::unwind::{Limits, Sections, compile};
 
+/// A page that nobody may read.
+const UNWRITTEN: IndexedPage =
+    IndexedPage { page: Page { first: u32::MAX, count: u32::MAX }, blocks: [u16::MAX; BLOCKS + 4] };
+
 /// The three arrays as the kernel side has them.
 struct Arrays {
     rows: Vec<u32>,
-    pages: Vec<Page>,
+    pages: Vec<IndexedPage>,
     rules: Vec<Rule>,
 }
 
@@ -19,7 +23,7 @@ impl Arrays {
     fn new(rows: u32, pages: u32) -> Self {
         Self {
             rows: vec![u32::MAX; rows as usize],
-            pages: vec![Page { first: u32::MAX, count: u32::MAX }; pages as usize],
+            pages: vec![UNWRITTEN; pages as usize],
             rules: vec![Rule(u64::MAX); MAX_RULES],
         }
     }
@@ -30,8 +34,10 @@ impl Arrays {
         let page = u32::try_from(inside >> PAGE_SHIFT).expect("small");
         assert!(page < place.page_count);
         let page = self.pages[(place.first_page + page) as usize];
-        let begins_behind = |index: u32| Some(self.rows[index as usize] >> 16 > inside as u32 & 0xffff);
-        let found = last_not_behind(page.first, page.count, begins_behind).expect("a row");
+        let low = inside as u32 & 0xffff;
+        let begins_behind = |index: u32| Some(self.rows[index as usize] >> 16 > low);
+        let (first, count) = page.candidates(low);
+        let found = last_not_behind(first, count, begins_behind).expect("a row");
         self.rules[self.rows[found as usize] as usize & 0xffff]
     }
 }
@@ -41,7 +47,7 @@ impl Memory for Arrays {
         self.rows[first as usize..first as usize + rows.len()].copy_from_slice(rows);
     }
 
-    fn write_pages(&mut self, first: u32, pages: &[Page]) {
+    fn write_pages(&mut self, first: u32, pages: &[IndexedPage]) {
         self.pages[first as usize..first as usize + pages.len()].copy_from_slice(pages);
     }
 
@@ -166,7 +172,7 @@ fn one_table_serves_every_process_that_maps_the_object() {
     assert_eq!(store.acquire(first), store.acquire(second));
     let statistics = store.statistics();
     assert_eq!((statistics.tables, statistics.rows, statistics.pages, statistics.shared), (1, 16, 1, 1));
-    assert_eq!(statistics.bytes, 16 * 4 + 8);
+    assert_eq!(statistics.bytes, (16 * 4 + size_of::<IndexedPage>()) as u64);
 }
 
 #[test]
@@ -262,5 +268,6 @@ fn a_page_outside_of_its_table_becomes_empty() {
     forged.pages[1] = Page { first: 4, count: u32::MAX };
     let id = store.insert(key(1), &forged, &mut arrays).expect("room");
     let first = store.place(id).expect("placed").first_page as usize;
-    assert_eq!(arrays.pages[first..first + 2], [Page { first: 0, count: 3 }, Page::default()]);
+    let pages: Vec<Page> = arrays.pages[first..first + 2].iter().map(|page| page.page).collect();
+    assert_eq!(pages, [Page { first: 0, count: 3 }, Page::default()]);
 }
