@@ -114,10 +114,16 @@ fn print(what: &str, outcome: &Outcome, moments: &Moments) -> Outcomes<()> {
         moments.first_report - moments.tracing,
         moments.first_report - moments.start
     );
+    let report = outcome.final_report()?;
+    println!(
+        "{what}: {} tables built, {} from disk",
+        report.counter("unwind_tables_built")?,
+        report.counter("unwind_tables_from_disk")?
+    );
     println!(
         "{what}: (whole stacks, stacks) in the first report {:?}, in the last {:?}",
         whole_stacks(first.only_process()?),
-        whole_stacks(outcome.final_report()?.only_process()?)
+        whole_stacks(report.only_process()?)
     );
     Ok(())
 }

@@ -45,7 +45,10 @@ impl Place {
     }
 
     fn tool(&self, tool: &str, arguments: &[&str]) -> Outcomes<()> {
-        run(Command::new(tool).args(arguments).current_dir(self.directory.path())).map(|_| ())
+        // rustc chooses the old mangling for who asks as a nightly would.
+        let mut command = Command::new(tool);
+        run(command.args(arguments).current_dir(self.directory.path()).env("RUSTC_BOOTSTRAP", "1"))
+            .map(|_| ())
     }
 
     /// Where a debug file is looked for by the program's build ID.

@@ -21,7 +21,7 @@ static __attribute__((noinline, noclone)) void *NAME(leak_)(size_t bytes) {
 }
 
 void *NAME(pass_)(const void *const *rest, size_t bytes) {
-    char room[64 + 16 * (NUMBER / 4)];
+    char room[64 + 16 * NUMBER];
     USED(room);
     void *block = *rest ? ((step *)*rest)(rest + 1, bytes) : NAME(leak_)(bytes);
     USED(room);
