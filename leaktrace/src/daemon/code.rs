@@ -2,60 +2,29 @@
 //! unwind table, made ahead of need. What is written here is read by walks at once; what nothing leads to any more is
 //! reused after every walk that might still see it has ended.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
+mod tables;
+
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use leaktrace_common::unwind::{CodeEntry, IndexedPage, Rule, code_kind};
+use leaktrace_common::unwind::{CodeEntry, code_kind};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::{
     cli::Failure,
     kernel::{CODE_SLOTS, CodeMemory, wait_for_running_programs},
-    process::{Mapping, vdso},
-    symbolize::{FrameStore, ObjectId},
+    process::Mapping,
+    symbolize::FrameStore,
     target::image::Image,
-    unwind::{
-        Cache, Finished, Memory, Order, Outcome, Pool, Retired, Source, Span, Store, StoreStatistics,
-        TableId, Workshop, WorkshopStatistics,
-    },
+    unwind::{Cache, Pool, Span, StoreStatistics, TableId, WorkshopStatistics},
 };
+
+use tables::{Object, Tables, Unwinding};
 
 /// First address that no process can map: the kernel's own pages (vsyscall) lie above.
 const ADDRESS_LIMIT: u64 = 1 << 56;
-/// Sentences about objects whose unwind information could not be read that are kept for the report.
-const MAX_FAILURES: usize = 32;
 /// How long a process that asked in vain is not listened to.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-impl Memory for CodeMemory {
-    fn write_rows(&mut self, first: u32, rows: &[u32]) {
-        Self::write_rows(self, first, rows);
-    }
-    fn write_pages(&mut self, first: u32, pages: &[IndexedPage]) {
-        Self::write_pages(self, first, pages);
-    }
-    fn write_rule(&mut self, number: u16, rule: Rule) {
-        Self::write_rule(self, number, rule);
-    }
-}
-
-/// What unwind tables are made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Object {
-    File(ObjectId),
-    Vdso,
-}
-
-/// What is known of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unwinding {
-    Pending,
-    Table(TableId),
-    FramePointer,
-    Unreadable,
-    NoRoom,
-}
 
 /// What is in force for a process image.
 struct Published {
@@ -72,12 +41,11 @@ struct Published {
 struct Leaving {
     lists: Vec<Span>,
     slots: Vec<u32>,
-    tables: Vec<Retired>,
 }
 
 impl Leaving {
     fn is_empty(&self) -> bool {
-        self.lists.is_empty() && self.slots.is_empty() && self.tables.is_empty()
+        self.lists.is_empty() && self.slots.is_empty()
     }
 }
 
@@ -107,21 +75,14 @@ pub struct CodeStatistics {
 pub struct CodeKeeper {
     mode: UnwindMode,
     rules_off: u64,
-    store: Store,
-    workshop: Workshop,
+    tables: Tables,
     lists: Pool,
     slots: Vec<u32>,
     lists_made: u64,
     lists_refused: u64,
-    objects: HashMap<Object, Unwinding>,
-    tickets: HashMap<u64, Object>,
-    next_ticket: u64,
-    /// Objects that the workshop had no room for yet.
-    queue: VecDeque<Order>,
     published: HashMap<u32, Published>,
     leaving: Leaving,
     waiting: Option<(JoinHandle<()>, Leaving)>,
-    failures: BTreeSet<String>,
 }
 
 impl CodeKeeper {
@@ -135,30 +96,21 @@ impl CodeKeeper {
         cache: Option<Cache>,
         memory: &mut CodeMemory,
     ) -> Result<Self, Failure> {
-        let capacity = memory.capacity();
-        let workshop = Workshop::new(Workshop::default_threads(), cache)
-            .map_err(|error| Failure::Failed(error.to_string()))?;
-        let mut lists = Pool::new(capacity.entries);
+        let mut lists = Pool::new(memory.capacity().entries);
         // Element 0 stays empty: a head of 0 leads to nothing.
         let _ = lists.take(1);
         Ok(Self {
             mode,
             rules_off,
-            store: Store::new(capacity.rows, capacity.pages, memory),
-            workshop,
+            tables: Tables::new(rules_off, cache, memory)?,
             lists,
             // Slot 0 stays empty too.
             slots: (1..CODE_SLOTS).rev().collect(),
             lists_made: 0,
             lists_refused: 0,
-            objects: HashMap::new(),
-            tickets: HashMap::new(),
-            next_ticket: 0,
-            queue: VecDeque::new(),
             published: HashMap::new(),
             leaving: Leaving::default(),
             waiting: None,
-            failures: BTreeSet::new(),
         })
     }
 
@@ -184,7 +136,7 @@ impl CodeKeeper {
         let list = (image.code_slot != 0).then(|| self.lists.take(length)).flatten();
         let Some(list) = list else {
             self.lists_refused += 1;
-            tables.into_iter().for_each(|table| self.store.release(table));
+            self.tables.release(tables);
             return;
         };
         self.lists_made += 1;
@@ -201,7 +153,7 @@ impl CodeKeeper {
         let published = Published { slot: image.code_slot, list, header, tables, pending, asked: None };
         if let Some(old) = self.published.insert(image.serial, published) {
             self.leaving.lists.push(old.list);
-            old.tables.into_iter().for_each(|table| self.store.release(table));
+            self.tables.release(old.tables);
         }
     }
 
@@ -216,15 +168,14 @@ impl CodeKeeper {
         let deadline = Instant::now() + patience;
         loop {
             let open = self.published.get(&image.serial).map_or(0, |published| {
-                published.pending.iter().filter(|object| self.is_pending(**object)).count()
+                published.pending.iter().filter(|object| self.tables.is_pending(**object)).count()
             });
             if open == 0 {
                 break;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.workshop.finished(left) {
-                Some(finished) => self.finished(memory, finished),
-                None => break,
+            if !self.tables.await_finished(memory, left) {
+                break;
             }
         }
         self.publish(memory, frames, image);
@@ -233,18 +184,15 @@ impl CodeKeeper {
 
     /// Takes in what has been made. Returns the images whose lists are to be published again.
     pub fn take_finished(&mut self, memory: &mut CodeMemory) -> Vec<u32> {
-        while let Some(finished) = self.workshop.try_finished() {
-            self.finished(memory, finished);
-        }
-        let objects = &self.objects;
-        let done = |object: &Object| objects.get(object) != Some(&Unwinding::Pending);
+        self.tables.take_finished(memory);
+        let done = |object: &Object| !self.tables.is_pending(*object);
         let ready = self.published.iter().filter(|(_, published)| published.pending.iter().any(done));
         ready.map(|(serial, _)| *serial).collect()
     }
 
     /// Returns when [`Self::take_finished`] has something.
     pub async fn ready(&self) {
-        self.workshop.ready().await;
+        self.tables.ready().await;
     }
 
     /// An image has gone.
@@ -253,7 +201,8 @@ impl CodeKeeper {
         memory.set_head(published.slot, 0);
         self.leaving.lists.push(published.list);
         self.leaving.slots.push(published.slot);
-        published.tables.into_iter().for_each(|table| self.store.release(table));
+        self.tables.release(published.tables);
+        self.tables.retry_refused();
     }
 
     /// A walk met code that the list in force does not have, and a new reading brought nothing new. The list's own note
@@ -277,7 +226,6 @@ impl CodeKeeper {
         {
             left.lists.into_iter().for_each(|list| self.lists.give_back(list));
             self.slots.extend(left.slots);
-            self.store.reuse(left.tables);
         }
         if self.waiting.is_none() && !self.leaving.is_empty() {
             let rules_off = self.rules_off;
@@ -288,16 +236,8 @@ impl CodeKeeper {
 
     /// See [`CodeStatistics`].
     pub fn statistics(&self) -> CodeStatistics {
-        CodeStatistics {
-            store: self.store.statistics(),
-            workshop: self.workshop.statistics(),
-            failures: self.failures.iter().cloned().collect(),
-            lists_refused: self.lists_refused,
-        }
-    }
-
-    fn is_pending(&self, object: Object) -> bool {
-        self.objects.get(&object) == Some(&Unwinding::Pending)
+        let (store, workshop, failures) = self.tables.statistics();
+        CodeStatistics { store, workshop, failures, lists_refused: self.lists_refused }
     }
 
     /// One mapping as the kernel side is to know it.
@@ -324,7 +264,7 @@ impl CodeKeeper {
             Object::File(object) => frames.load_bias(object, mapping),
             Object::Vdso => Some(mapping.start.0),
         };
-        match self.unwinding(frames, object) {
+        match self.tables.unwinding(frames, object) {
             Unwinding::Pending => {
                 pending.insert(object);
                 plain(code_kind::PENDING)
@@ -332,7 +272,7 @@ impl CodeKeeper {
             Unwinding::FramePointer => plain(code_kind::FRAME_POINTER),
             Unwinding::Unreadable => plain(code_kind::UNREADABLE),
             Unwinding::NoRoom => plain(code_kind::NO_ROOM),
-            Unwinding::Table(table) => match (self.store.acquire(table), bias) {
+            Unwinding::Table(table) => match (self.tables.acquire(table), bias) {
                 (Some(place), Some(bias)) => {
                     tables.push(table);
                     CodeEntry {
@@ -343,117 +283,12 @@ impl CodeKeeper {
                     }
                 }
                 (Some(_), None) => {
-                    self.store.release(table);
+                    self.tables.release([table]);
                     plain(code_kind::UNREADABLE)
                 }
                 // `unwinding` has looked that it is there.
                 (None, _) => plain(code_kind::NO_ROOM),
             },
-        }
-    }
-
-    /// What is known of an object; orders its table if nothing is.
-    fn unwinding(&mut self, frames: &mut FrameStore, object: Object) -> Unwinding {
-        match self.objects.get(&object) {
-            Some(Unwinding::Table(table)) if self.store.place(*table).is_none() => {}
-            Some(known) => return *known,
-            None => {}
-        }
-        let state = match self.order(frames, object) {
-            Some(order) => {
-                self.submit(order);
-                Unwinding::Pending
-            }
-            None => Unwinding::Unreadable,
-        };
-        self.objects.insert(object, state);
-        state
-    }
-
-    fn order(&mut self, frames: &mut FrameStore, object: Object) -> Option<Order> {
-        let (source, name) = match object {
-            Object::File(id) => {
-                let name = frames.object_path(id).map(PathBuf::from).unwrap_or_default();
-                match frames.object_file(id) {
-                    Ok(file) => (Source::File(file), name),
-                    Err(reason) => {
-                        self.note_failure(format!(
-                            "no unwind table for {}: its file cannot be read ({})",
-                            name.display(),
-                            reason.describe()
-                        ));
-                        return None;
-                    }
-                }
-            }
-            Object::Vdso => (Source::Image(vdso::image()?), PathBuf::from("[vdso]")),
-        };
-        self.next_ticket += 1;
-        self.tickets.insert(self.next_ticket, object);
-        Some(Order { ticket: self.next_ticket, source, name })
-    }
-
-    fn submit(&mut self, order: Order) {
-        if let Err(order) = self.workshop.submit(order) {
-            self.queue.push_back(order);
-        }
-    }
-
-    /// Gives a finished table its place.
-    fn finished(&mut self, memory: &mut CodeMemory, finished: Finished) {
-        while let Some(order) = self.queue.pop_front() {
-            if let Err(order) = self.workshop.submit(order) {
-                self.queue.push_front(order);
-                break;
-            }
-        }
-        let Some(object) = self.tickets.remove(&finished.ticket) else { return };
-        let state = match finished.outcome {
-            Outcome::NoFrames => Some(Unwinding::FramePointer),
-            Outcome::Failed(failure) => {
-                self.note_failure(failure.message);
-                Some(Unwinding::Unreadable)
-            }
-            Outcome::Placed(key) => self.store.find(key).map(Unwinding::Table),
-            Outcome::Ready(ready) => {
-                let placed = self.store.insert(ready.key, &ready.table, memory).or_else(|full| {
-                    self.evict(&ready.table);
-                    tracing::debug!("{full}");
-                    self.store.insert(ready.key, &ready.table, memory)
-                });
-                match placed {
-                    Ok(table) => {
-                        self.workshop.note_placed(ready.key);
-                        Some(Unwinding::Table(table))
-                    }
-                    Err(full) => {
-                        self.note_failure(full.to_string());
-                        Some(Unwinding::NoRoom)
-                    }
-                }
-            }
-        };
-        match state {
-            Some(state) => self.objects.insert(object, state),
-            // Evicted between two looks: the next publication orders it again.
-            None => self.objects.remove(&object),
-        };
-    }
-
-    /// Makes room at once. Rare enough to wait here: it takes more code than the tables' cap, in processes that have gone.
-    fn evict(&mut self, table: &crate::unwind::Table) {
-        let retired = self.store.evict(table);
-        if retired.is_empty() {
-            return;
-        }
-        retired.iter().for_each(|table| self.workshop.note_evicted(table.key()));
-        wait_for_running_programs(self.rules_off);
-        self.store.reuse(retired);
-    }
-
-    fn note_failure(&mut self, sentence: String) {
-        if self.failures.len() < MAX_FAILURES && self.failures.insert(sentence.clone()) {
-            tracing::warn!("{sentence}");
         }
     }
 }

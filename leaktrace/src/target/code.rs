@@ -24,7 +24,8 @@ impl CodeMappings {
     pub fn observe(&mut self, generation: u32, mappings: &[Mapping]) -> bool {
         let code = mappings.iter().filter(|mapping| mapping.executable);
         match self.generations.iter_mut().find(|(known, _)| *known == generation) {
-            Some((_, known)) => code.fold(false, |news, mapping| add(known, mapping) || news),
+            // Every one is to be added, whatever the ones before it brought.
+            Some((_, known)) => code.filter(|mapping| add(known, mapping)).count() > 0,
             None => {
                 let at = self.generations.partition_point(|(known, _)| *known < generation);
                 self.generations.insert(at, (generation, code.cloned().collect()));
