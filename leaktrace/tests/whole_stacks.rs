@@ -71,8 +71,8 @@ fn root_stacks_of_a_static_cpp_program_are_whole() -> Outcomes<()> {
 /// How a walk ends in code that says nothing and keeps no frame pointer either.
 const UNDESCRIBED: [u8; 3] = [end::NO_RULE, end::MISALIGNED, end::NO_FRAME_POINTER];
 
-/// musl describes none of its own functions: stacks lead through its signal frames, but end where it calls back and
-/// behind `main`. They say why.
+/// musl describes none of its own functions: stacks lead through its signal frames and out to its start, but end where it
+/// calls back. They say why.
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_stacks_on_musl_end_in_its_own_functions() -> Outcomes<()> {
@@ -82,6 +82,7 @@ fn root_stacks_on_musl_end_in_its_own_functions() -> Outcomes<()> {
     let called_back = expectation.stacks.iter().filter(|(chain, _)| chain.contains(";*;"));
     let called_back: i64 = called_back.map(|(_, amount)| amount.blocks).sum();
     assert!(found.partial_blocks() <= called_back, "{}", found.describe());
+    assert!(found.outside.is_empty(), "stacks end behind `main`: {}", found.describe());
     let expected = UNDESCRIBED.map(|reason| end::NAMES[usize::from(reason)]);
     let mut reasons = found.truncated.keys().chain(found.outside.keys());
     assert!(reasons.all(|why| expected.contains(&why.as_str())), "{}", found.describe());

@@ -118,6 +118,8 @@ struct Compiler<'s> {
     rows: Rows,
     /// What holds where nothing is said.
     filler: Rule,
+    /// What holds where nothing is said of so much code that another compiler made it.
+    in_holes: Rule,
     /// Those not yet passed, sorted by their core.
     marks: std::iter::Peekable<std::vec::IntoIter<Mark>>,
     statistics: Statistics,
@@ -126,12 +128,15 @@ struct Compiler<'s> {
 
 impl<'s> Compiler<'s> {
     fn new(sections: &'s Sections, base: u64, observe: &'s mut dyn FnMut(Unsupported)) -> Self {
-        let filler = if sections.frames.is_some() { Rule::NONE } else { Rule::FRAME_POINTER };
+        let silent = sections.frames.is_none() && !sections.is_c_library;
+        let filler = if silent { Rule::FRAME_POINTER } else { Rule::NONE };
+        let in_holes = if sections.is_c_library { Rule::NONE } else { Rule::FRAME_POINTER };
         Self {
             code: &sections.code,
             base,
             rows: Rows::new(),
             filler,
+            in_holes,
             marks: marks(sections, base).into_iter().peekable(),
             statistics: Statistics::default(),
             observe,
@@ -231,7 +236,7 @@ impl<'s> Compiler<'s> {
     /// Nothing is described up to an address.
     fn gap(&mut self, until: u64) {
         let length = until.saturating_sub(self.rows.cursor());
-        let filler = if length > OTHER_COMPILER { Rule::FRAME_POINTER } else { self.filler };
+        let filler = if length > OTHER_COMPILER { self.in_holes } else { self.filler };
         while let Some(mark) = self.marks.next_if(|mark| mark.core < until) {
             if mark.core >= self.rows.cursor() {
                 self.rows.cover(mark.start, filler);
@@ -275,6 +280,10 @@ fn marks(sections: &Sections, base: u64) -> Vec<Mark> {
         .chain(sections.jumps.iter().filter_map(|jumps| {
             let start = jumps.start.0.checked_sub(base)?;
             mark(start, start, jumps.end.0.checked_sub(jumps.start.0)?, arch::JUMP)
+        }))
+        .chain(sections.starts.iter().filter_map(|start| {
+            let function = start.function.0.checked_sub(base)?;
+            mark(function.saturating_sub(start.before), function, start.after, Rule::END)
         }))
         .chain(entry.and_then(|entry| mark(entry, entry, START_BYTES, Rule::END)))
         .collect();

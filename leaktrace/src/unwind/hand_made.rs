@@ -71,6 +71,8 @@ impl Maker {
             frames: Some(frames),
             trampolines: Vec::new(),
             jumps: Vec::new(),
+            starts: Vec::new(),
+            is_c_library: false,
         }
     }
 }

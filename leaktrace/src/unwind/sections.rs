@@ -13,6 +13,7 @@ use crate::object::elf::Elf;
 pub use crate::object::elf::ElfError as SectionsError;
 use crate::object::note::BuildId;
 use crate::object::section::Section;
+use crate::object::symbols::Table;
 
 use super::entries;
 use super::x86_64::{self as arch, Trampoline};
@@ -33,6 +34,9 @@ const SEARCH_PIECE: u64 = 1 << 20;
 const MAX_TRAMPOLINES: usize = 64;
 /// Where programs that need no other library keep the jumps to functions that they choose when they start.
 const JUMP_TABLES: [&str; 4] = [".plt", ".plt.got", ".plt.sec", ".iplt"];
+/// Exported functions of musl, and how many bytes before and behind their beginning hold what calls `main` (24 bytes before
+/// in musl 1.2) and a thread's function (some 800 bytes before).
+const STARTS: [(&str, u64, u64); 2] = [("__libc_start_main", 256, 256), ("pthread_create", 1024, 0)];
 /// Goes before everything else into the digest, so that it is nobody else's.
 const DIGEST_CONTEXT: &[u8] = b"leaktrace: what an unwind table is made of";
 
@@ -80,6 +84,21 @@ pub struct Sections {
     pub trampolines: Vec<Trampoline>,
     /// Code that is nothing but jumps, whether or not it is described.
     pub jumps: Vec<CodeRange>,
+    /// Code around functions of a C library that call what a program or a thread begins with, whether or not it is described.
+    pub starts: Vec<Start>,
+    /// It is a shared C library: what it does not describe has no frame pointers either.
+    pub is_c_library: bool,
+}
+
+/// See [`Sections::starts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Start {
+    /// The function.
+    pub function: VirtualOffset,
+    /// Bytes before it that belong to it.
+    pub before: u64,
+    /// Bytes of it that matter.
+    pub after: u64,
 }
 
 impl Sections {
@@ -114,6 +133,8 @@ impl Sections {
             frames: if code.is_empty() { None } else { frames(elf)? },
             trampolines: trampolines(elf)?,
             jumps: jumps(elf),
+            starts: starts(elf),
+            is_c_library: is_c_library(elf),
             code,
         })
     }
@@ -140,6 +161,13 @@ impl Sections {
         for range in &self.jumps {
             word(range.start.0);
             word(range.end.0);
+        }
+        word(u64::from(self.is_c_library));
+        word(self.starts.len() as u64);
+        for start in &self.starts {
+            word(start.function.0);
+            word(start.before);
+            word(start.after);
         }
         if let Some(frames) = &self.frames {
             word(match frames.kind {
@@ -258,6 +286,32 @@ fn jumps(elf: &Elf) -> Vec<CodeRange> {
         Some(CodeRange { start: section.address, end: section.address.checked_add(section.bytes)? })
     };
     JUMP_TABLES.iter().filter_map(section).filter_map(range).collect()
+}
+
+fn is_c_library(elf: &Elf) -> bool {
+    let start = || elf.symbol(Table::Dynamic, STARTS[0].0);
+    !needs_others(elf) && start().is_ok_and(|found| found.is_ok())
+}
+
+/// musl describes nothing of its own code. Its functions that call `main` and a thread's function are local, so stripped of their
+/// names, but lie beside exported ones of the same source files.
+fn starts(elf: &Elf) -> Vec<Start> {
+    if needs_others(elf) {
+        return Vec::new();
+    }
+    let names = STARTS.map(|(name, ..)| name);
+    let look = |table| elf.symbols(table, &names).unwrap_or_default();
+    let found =
+        [Table::Dynamic, Table::Full].map(look).into_iter().flat_map(|found| STARTS.iter().zip(found));
+    let mut starts: Vec<_> = found
+        .filter_map(|((_, before, after), symbol)| {
+            let function = symbol.ok()?.address;
+            Some(Start { function, before: *before, after: *after })
+        })
+        .collect();
+    starts.sort_unstable();
+    starts.dedup();
+    starts
 }
 
 /// Searches objects that bring their own: those that need no other library (C libraries, static programs, the vDSO).

@@ -36,6 +36,8 @@ pub fn frames(bytes: &[u8]) -> Option<Table> {
         frames: Some(Frames { kind, address: VirtualOffset(0x10_0000), bytes: bytes.to_vec() }),
         trampolines: Vec::new(),
         jumps: Vec::new(),
+        starts: Vec::new(),
+        is_c_library: false,
     })
 }
 

@@ -139,6 +139,9 @@ pub struct Truth {
     pub notes: Vec<String>,
     /// Kernel-side counters.
     pub counters: BTreeMap<String, i64>,
+    /// Resident bytes of the tracer itself.
+    #[serde(default)]
+    pub own_rss_bytes: i64,
 }
 
 /// Known losses of one cause.

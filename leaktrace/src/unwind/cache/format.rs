@@ -7,7 +7,7 @@ use crate::object::address::VirtualOffset;
 use crate::unwind::{Statistics, Table, TableKey};
 
 /// To be raised whenever the format changes, or what is made of the same call frame information.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Longest file that is written or read, bytes.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;

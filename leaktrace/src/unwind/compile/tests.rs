@@ -4,6 +4,7 @@ use leaktrace_common::unwind::{Cfa, Saved};
 
 use super::*;
 use crate::unwind::hand_made::{INITIAL, Maker};
+use crate::unwind::sections::Start;
 use crate::unwind::x86_64::Trampoline;
 
 fn compiled(sections: &Sections) -> Table {
@@ -140,11 +141,15 @@ fn a_large_hole_is_code_of_another_compiler_and_has_frame_pointers() {
     let mut maker = Maker::new();
     maker.function(0x1010, 0x10, &[]);
     maker.function(0x8_1020, 0x10, &[]);
-    let table = compiled(&maker.object(0x8_1100));
+    let mut object = maker.object(0x8_1100);
+    let table = compiled(&object);
     assert_eq!(rule_at(&table, 0x1000), Rule::NONE);
     assert_eq!(rule_at(&table, 0x1020), Rule::FRAME_POINTER);
     assert_eq!(rule_at(&table, 0x8_101f), Rule::FRAME_POINTER);
     assert_eq!(rule_at(&table, 0x8_1030), Rule::NONE);
+    // musl's whole code is such a hole, and has none.
+    object.is_c_library = true;
+    assert_eq!(rule_at(&compiled(&object), 0x1020), Rule::NONE);
 }
 
 #[test]
@@ -231,6 +236,22 @@ fn the_start_of_a_program_has_no_caller() {
     object.entry = VirtualOffset(0x1044);
     let table = compiled(&object);
     assert_eq!([0x1044, 0x1050].map(|at| rule_at(&table, at)), [cfa(Cfa::SP, 8), Rule::NONE]);
+}
+
+#[test]
+fn undescribed_code_around_a_c_librarys_start_has_no_caller() {
+    let mut maker = Maker::new();
+    maker.function(0x1040, 0x10, &[]);
+    maker.function(0x1400, 0x100, &[]);
+    let mut object = maker.object(0x2000);
+    object.starts = vec![
+        Start { function: VirtualOffset(0x1200), before: 0x100, after: 0x80 },
+        Start { function: VirtualOffset(0x1420), before: 0x100, after: 0x80 },
+    ];
+    let table = compiled(&object);
+    let rules = [0x10ff, 0x1100, 0x127f, 0x1280, 0x1340].map(|at| rule_at(&table, at));
+    assert_eq!(rules, [Rule::NONE, Rule::END, Rule::END, Rule::NONE, Rule::NONE]);
+    assert_eq!([0x1420, 0x1500].map(|at| rule_at(&table, at)), [cfa(Cfa::SP, 8), Rule::NONE]);
 }
 
 #[test]
