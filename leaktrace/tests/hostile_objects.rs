@@ -24,7 +24,7 @@ const ATTACHMENTS: usize = 6;
 const MAPS_A_FILE: &str = "
 import mmap, sys
 with open(sys.argv[1], 'rb') as file:
-    mapped = mmap.mmap(file.fileno(), 1 << 16, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC)
+    mapped = mmap.mmap(file.fileno(), 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC)
 print('ready', flush=True)
 for line in sys.stdin:
     kept = [bytearray(70000) for _ in range(50)]
