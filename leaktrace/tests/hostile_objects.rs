@@ -7,7 +7,6 @@ use harness::{Outcome, Outcomes, Target, Tracer, program};
 use leaktrace_common::walk::end;
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
@@ -161,24 +160,19 @@ fn root_an_object_that_changes_while_it_is_read() -> Outcomes<()> {
     })
 }
 
-/// Rewrites the file until told to stop; returns how often.
+/// Changes the file in place until told to stop: the mapping is of this very file. Returns how often.
 fn change_until(done: &AtomicBool, path: &Path, sound: &[u8]) -> usize {
+    let Ok(file) = OpenOptions::new().write(true).open(path) else { return 0 };
     let mut changes = 0;
     while !done.load(Ordering::Relaxed) {
-        let mut bytes = sound.to_vec();
-        match changes % 4 {
-            0 => bytes.truncate(changes * 97 % sound.len()),
-            1 => bytes.iter_mut().skip(changes % 512).step_by(61).for_each(|byte| *byte ^= 0xff),
-            2 => bytes.truncate(0),
-            _ => {}
-        }
-        // In place: the mapping is of this very file.
-        let written = OpenOptions::new()
-            .write(true)
-            .truncate(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(&bytes));
-        changes += usize::from(written.is_ok());
+        let mut damaged = sound.to_vec();
+        damaged.iter_mut().skip(64 + changes % 512).step_by(61).for_each(|byte| *byte ^= 0xff);
+        let changed = match changes % 4 {
+            0 => file.set_len((changes * 97 % sound.len()) as u64),
+            1 => file.write_all_at(&damaged, 0),
+            _ => file.write_all_at(sound, 0),
+        };
+        changes += usize::from(changed.is_ok());
     }
     changes
 }
