@@ -18,7 +18,12 @@ use leaktrace_common::{
 };
 
 use self::window::Window;
-use crate::{config, maps::{EVENTS, TARGETS}, probe::Call, sync};
+use crate::{
+    config,
+    maps::{EVENTS, TARGETS},
+    probe::Call,
+    sync,
+};
 
 /// Walks the calling thread's user stack into `state` and names it.
 ///
