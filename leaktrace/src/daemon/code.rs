@@ -166,20 +166,24 @@ impl CodeKeeper {
         patience: Duration,
     ) -> bool {
         let deadline = Instant::now() + patience;
-        loop {
-            let open = self.published.get(&image.serial).map_or(0, |published| {
-                published.pending.iter().filter(|object| self.tables.is_pending(**object)).count()
-            });
-            if open == 0 {
-                break;
-            }
+        if self.published.get(&image.serial).is_none_or(|published| published.pending.is_empty()) {
+            return true;
+        }
+        while self.is_waiting(image.serial) {
             let left = deadline.saturating_duration_since(Instant::now());
             if !self.tables.await_finished(memory, left) {
                 break;
             }
         }
         self.publish(memory, frames, image);
-        self.published.get(&image.serial).is_some_and(|published| published.pending.is_empty())
+        !self.is_waiting(image.serial)
+    }
+
+    /// Whether tables of an image are still being made.
+    fn is_waiting(&self, serial: u32) -> bool {
+        let published = self.published.get(&serial);
+        published
+            .is_some_and(|published| published.pending.iter().any(|object| self.tables.is_pending(*object)))
     }
 
     /// Takes in what has been made. Returns the images whose lists are to be published again.

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long entering a process waits for its unwind tables.
-const TABLE_PATIENCE: Duration = Duration::from_millis(1500);
+pub(super) const TABLE_PATIENCE: Duration = Duration::from_millis(1500);
 /// Readings of the mappings that are tried while libraries are being exchanged. Each exchange is told of anyway.
 const READINGS: usize = 4;
 
@@ -80,7 +80,7 @@ impl Tracer {
                 Ok(_) => failure,
             });
         }
-        self.await_tables(&mut image);
+        self.await_tables(&mut image, TABLE_PATIENCE);
         let entry = Target { flags, ..target(&image, gate::OPEN) };
         self.kernel.set_target(pid, &entry)?;
         announce(&image, &discovered.plan, begun.elapsed());
@@ -115,10 +115,10 @@ impl Tracer {
         entry.map_or(0, |entry| entry.generation)
     }
 
-    /// Waits for an image's unwind tables: the first stacks are to be whole. What takes longer follows later.
-    pub(super) fn await_tables(&mut self, image: &mut Image) {
-        if !self.code.settle(&mut self.kernel.code, &mut self.frames, image, TABLE_PATIENCE) {
-            tracing::warn!(
+    /// Waits for an image's unwind tables, so that its next stacks are whole. What takes longer follows later.
+    pub(super) fn await_tables(&mut self, image: &mut Image, patience: Duration) {
+        if !self.code.settle(&mut self.kernel.code, &mut self.frames, image, patience) {
+            tracing::debug!(
                 "process {}: some unwind tables are still being made; stacks end at code without one until then",
                 image.pid
             );
@@ -216,7 +216,7 @@ impl Tracer {
         await_stop(pid).await;
         self.look_at(&mut image);
         self.code.publish(&mut self.kernel.code, &mut self.frames, &mut image);
-        self.await_tables(&mut image);
+        self.await_tables(&mut image, TABLE_PATIENCE);
         let entry = Target { flags: self.flags(&image), ..target(&image, gate::OPEN) };
         self.kernel.set_target(pid, &entry)?;
         // SAFETY: a signal to the command that we started and stopped.

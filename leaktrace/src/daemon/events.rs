@@ -10,6 +10,7 @@ use leaktrace_common::{
 };
 
 use super::{
+    entering::TABLE_PATIENCE,
     stopped,
     tracer::{Replaced, Stack, Tracer},
 };
@@ -25,21 +26,56 @@ use crate::{
 
 /// How long after an exec the new image may take until its allocator can be found.
 const EXEC_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a process that runs on is waited for, so that its new tables are in force at once. Most are made in a millisecond.
+const TABLE_PATIENCE_RUNNING: Duration = Duration::from_millis(10);
+/// How long mappings are not read again for a stack's sake after that was in vain: it takes up to a millisecond.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Stacks taken in before anything else is looked at; some tens of microseconds each.
+const STACKS_AT_A_TIME: usize = 16;
 /// Stacks kept; the site table's cap bounds how many can be in use.
 const MAX_STACKS: usize = 1 << 18;
 
 impl Tracer {
-    /// Takes in everything that has arrived. Stacks come first: mapping events refer to them.
+    /// Takes in everything that has arrived. Stacks can come by the thousand, and each that is walked before the daemon
+    /// knows of a new library ends early: so events and tables that have been made are looked at between a few stacks.
     pub fn drain(&mut self) {
-        while let Some(record) = self.rings.next_stack() {
-            self.stack_seen(&record);
-        }
-        while let Some(event) = self.rings.next_event() {
-            self.event(&event);
+        loop {
+            let stacks = self.take_stacks(STACKS_AT_A_TIME);
+            let events = self.take_events();
+            self.tables_made();
+            if stacks == 0 && events == 0 {
+                break;
+            }
         }
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
+    }
+
+    /// Takes in up to `limit` stacks; returns how many.
+    fn take_stacks(&mut self, limit: usize) -> usize {
+        let mut taken = 0;
+        while taken < limit
+            && let Some(record) = self.rings.next_stack()
+        {
+            self.stack_seen(&record);
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Takes in every event; returns how many.
+    fn take_events(&mut self) -> usize {
+        let mut taken = 0;
+        while let Some(event) = self.rings.next_event() {
+            if matches!(event.kind, kind::EXEC | kind::EXIT) {
+                // The last report of an image needs all of its stacks.
+                self.take_stacks(usize::MAX);
+            }
+            self.event(&event);
+            taken += 1;
+        }
+        taken
     }
 
     pub(super) fn stack_seen(&mut self, record: &StackRecord) {
@@ -53,8 +89,13 @@ impl Tracer {
             return;
         }
         let known = |image: &Image| image.code.knows(header.generation, &plain(&record.frames));
-        if !self.images.get(&header.serial).is_some_and(known) {
-            self.renew_code(header.serial);
+        let worth_a_look =
+            |image: &Image| !known(image) && image.looked_in_vain.is_none_or(|at| at.elapsed() > LOOK_AGAIN);
+        if self.images.get(&header.serial).is_some_and(worth_a_look) && !self.renew_code(header.serial) {
+            // An address that is no code: the next stack may well have another such.
+            if let Some(image) = self.images.get_mut(&header.serial) {
+                image.looked_in_vain = Some(Instant::now());
+            }
         }
         let Some(image) = self.images.get(&header.serial) else { return };
         let mappings = image.code.of(header.generation);
@@ -91,6 +132,7 @@ impl Tracer {
         let Some(mut image) = self.images.remove(&serial) else { return false };
         let news = image.ended.is_none() && self.read_code(&mut image);
         if news {
+            image.has_new_code = true;
             self.code.publish(&mut self.kernel.code, &mut self.frames, &mut image);
         }
         self.images.insert(serial, image);
@@ -138,11 +180,11 @@ impl Tracer {
 
     pub(super) fn link_map_changed(&mut self, event: &Event) {
         self.renew_code(event.serial);
-        if event.extra != 0
-            && let Some(mut image) = self.images.remove(&event.serial)
-        {
-            // It waits for us: its next stacks shall be whole.
-            self.await_tables(&mut image);
+        // One that we stopped waits for us. Another runs on, and its stacks end early in a library without a table: to look for
+        // allocators takes longer than to make most tables.
+        let patience = if event.extra != 0 { TABLE_PATIENCE } else { TABLE_PATIENCE_RUNNING };
+        if let Some(mut image) = self.images.remove(&event.serial) {
+            self.await_tables(&mut image, patience);
             self.images.insert(event.serial, image);
         }
         if self.replaced.contains_key(&event.tgid) {
@@ -164,14 +206,17 @@ impl Tracer {
     /// A library that was loaded later may bring its own allocator.
     pub(super) fn look_for_new_allocators(&mut self, serial: u32) -> Result<(), Failure> {
         let Some(mut image) = self.images.remove(&serial) else { return Ok(()) };
-        let outcome = self.place_new_allocators(&mut image);
+        let outcome = if image.has_new_code { self.place_new_allocators(&mut image) } else { Ok(()) };
         self.images.insert(serial, image);
         outcome
     }
 
     pub(super) fn place_new_allocators(&mut self, image: &mut Image) -> Result<(), Failure> {
         let discovered = match discover::discover(image.pid, &self.costs) {
-            Ok(discovered) if discovered.consistent => discovered,
+            Ok(discovered) if discovered.consistent => {
+                image.has_new_code = false;
+                discovered
+            }
             // In the middle of a change: another notification follows.
             Ok(_) => return Ok(()),
             Err(error) if error.is_gone() => return Ok(()),

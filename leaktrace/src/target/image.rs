@@ -1,6 +1,7 @@
 //! One process image: from the moment it is entered until exec or exit.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use crate::{
     kernel::Attachment,
@@ -23,6 +24,10 @@ pub struct Image {
     pub mappings: Vec<Mapping>,
     /// Its code, by mapping generation.
     pub code: CodeMappings,
+    /// When its mappings were last read for a stack whose addresses they do not hold.
+    pub looked_in_vain: Option<Instant>,
+    /// Code was mapped since allocators were last looked for.
+    pub has_new_code: bool,
     /// Anonymous mappings made while traced.
     pub intervals: IntervalMap,
     /// Readings of the sites of mappings.
@@ -68,6 +73,8 @@ impl Image {
             watch: ExitWatch::open_same(identity.pid, identity.start_ticks).ok(),
             mappings: Vec::new(),
             code: CodeMappings::default(),
+            has_new_code: false,
+            looked_in_vain: None,
             intervals: IntervalMap::default(),
             mapping_sites: HashMap::new(),
             hooks: Attachment::default(),
