@@ -4,7 +4,8 @@
 
 use super::Outcomes;
 use std::{
-    env, fs,
+    env,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -33,12 +34,16 @@ pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets")
 }
 
-/// Compiles unless a build that is younger than every source exists; tests of several processes may do so at once.
+/// Compiles unless a build that is younger than every source exists. One test at a time, in whichever process: a build that
+/// took the place of one that is running already would leave debuggers without its file.
 fn compile(source: &str, variant: Option<&str>, name: &str) -> Outcomes<PathBuf> {
     let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("targets").join(name);
     let directory = built.parent().ok_or("a program without a directory")?;
     fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
     let file = source_file(source)?;
+    let lock = built.with_extension("lock");
+    let turn = File::create(&lock).and_then(|lock| lock.lock().map(|()| lock));
+    let _turn = turn.map_err(|e| format!("{}: {e}", lock.display()))?;
     if is_fresh(&built, &file) {
         return Ok(built);
     }
