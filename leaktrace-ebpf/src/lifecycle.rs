@@ -19,7 +19,8 @@ use crate::{
     sync, thread,
 };
 
-const SIGSTOP: u32 = 19;
+/// On x86-64 and aarch64 alike.
+pub const SIGSTOP: u32 = 19;
 /// Offset of `r_state` in `struct r_debug` (link.h: version, map, brk, state).
 const R_STATE_OFFSET: u64 = 24;
 /// `r_state` while objects are being added.
@@ -120,8 +121,9 @@ pub fn link_map<C: EbpfContext>(ctx: &C) -> Option<()> {
     Some(())
 }
 
+/// Tells the daemon something about a process.
 #[inline(always)]
-fn send(kind: u32, serial: u32, pid_tgid: u64, extra: u64) {
+pub fn send(kind: u32, serial: u32, pid_tgid: u64, extra: u64) {
     let event = Event {
         kind,
         serial,

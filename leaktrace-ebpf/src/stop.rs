@@ -4,9 +4,7 @@
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_send_signal_thread};
 use leaktrace_common::{counter, event::STOPPED, record::ThreadState, walk::MAX_FRAMES};
 
-use crate::{config, maps::STACKS, sync};
-
-const SIGSTOP: u32 = 19;
+use crate::{config, lifecycle::SIGSTOP, maps::STACKS, sync};
 
 /// Whether threads are stopped at all.
 #[inline(always)]

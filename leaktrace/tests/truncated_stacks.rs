@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{Outcomes, Process, Target, Tracer, chains::Chains, output::Site};
+use harness::{Expectation, Outcome, Outcomes, Process, Target, Tracer, chains::Chains, output::Site};
 use leaktrace_common::walk::end;
 use std::collections::BTreeMap;
 
@@ -26,6 +26,15 @@ const MADE_WITH_FRAME_POINTER: i64 = 2001;
 /// The same in a page that was mapped while tracing.
 const MADE_WHILE_TRACED: i64 = 2005;
 
+/// What the program says of a command that it carried out while traced, and what the tracer says.
+fn traced(command: &str) -> Outcomes<(Expectation, Outcome)> {
+    let mut target = Target::start("odd_code")?;
+    let mut tracer = Tracer::of(target.pid()).start()?;
+    tracer.await_tracing()?;
+    let expectation = target.ask(command)?;
+    Ok((expectation, tracer.interrupt_and_finish()?))
+}
+
 fn text(reason: u8) -> &'static str {
     end::NAMES[usize::from(reason)]
 }
@@ -45,11 +54,7 @@ fn reason_of(process: &Process, bytes: i64) -> Outcomes<String> {
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_every_reason_is_named() -> Outcomes<()> {
-    let mut target = Target::start("odd_code")?;
-    let mut tracer = Tracer::of(target.pid()).start()?;
-    tracer.await_tracing()?;
-    let expectation = target.ask("go")?;
-    let outcome = tracer.interrupt_and_finish()?;
+    let (expectation, outcome) = traced("go")?;
     let process = outcome.final_report()?.only_process()?;
     let reasons =
         REASONS.map(|(bytes, reason)| (bytes, reason_of(process, bytes), Ok(text(reason).to_owned())));
@@ -65,11 +70,7 @@ fn root_every_reason_is_named() -> Outcomes<()> {
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_a_stack_that_is_too_deep_keeps_its_inner_frames() -> Outcomes<()> {
-    let mut target = Target::start("odd_code")?;
-    let mut tracer = Tracer::of(target.pid()).start()?;
-    tracer.await_tracing()?;
-    target.ask("go")?;
-    let outcome = tracer.interrupt_and_finish()?;
+    let (_, outcome) = traced("go")?;
     let deep = site_of(outcome.final_report()?.only_process()?, 1007);
     assert_eq!(deep.len(), 1);
     assert_eq!(deep[0].frames.len(), leaktrace_common::walk::MAX_FRAMES);
@@ -81,11 +82,7 @@ fn root_a_stack_that_is_too_deep_keeps_its_inner_frames() -> Outcomes<()> {
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_truncated_stacks_are_counted_by_reason() -> Outcomes<()> {
-    let mut target = Target::start("odd_code")?;
-    let mut tracer = Tracer::of(target.pid()).start()?;
-    tracer.await_tracing()?;
-    target.ask("go")?;
-    let outcome = tracer.interrupt_and_finish()?;
+    let (_, outcome) = traced("go")?;
     let expected: BTreeMap<String, i64> =
         REASONS.iter().map(|(_, reason)| (text(*reason).to_owned(), 1)).collect();
     assert_eq!(outcome.final_report()?.truth.truncated_stacks, expected);
@@ -97,11 +94,7 @@ fn root_truncated_stacks_are_counted_by_reason() -> Outcomes<()> {
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_code_made_while_traced_is_soon_known() -> Outcomes<()> {
-    let mut target = Target::start("odd_code")?;
-    let mut tracer = Tracer::of(target.pid()).start()?;
-    tracer.await_tracing()?;
-    let expectation = target.ask("map")?;
-    let outcome = tracer.interrupt_and_finish()?;
+    let (expectation, outcome) = traced("map")?;
     let process = outcome.final_report()?.only_process()?;
     let found = Chains::of(&expectation)?.compare(process)?;
     println!("exact: {}", found.describe());

@@ -9,7 +9,7 @@ mod rule;
 mod x86_64;
 
 pub use rule::{Cfa, Rule, Saved};
-pub use x86_64::{Reader, Registers, step};
+pub use x86_64::{ADDRESS_LIMIT, Reader, Registers, step};
 
 /// A page covers `1 << PAGE_SHIFT` bytes of code.
 pub const PAGE_SHIFT: u32 = 16;
@@ -34,8 +34,6 @@ pub mod rule_number {
     pub const FRAME_POINTER: u16 = 1;
     /// [`super::Rule::UNSUPPORTED`]; also stands for rules that came after the table of rules was full.
     pub const UNSUPPORTED: u16 = 2;
-    /// The first that is given to a rule out of an object.
-    pub const FIRST_FREE: u16 = 3;
 }
 
 /// Set in a frame whose address is the very instruction that was interrupted (by a signal), not a return address.

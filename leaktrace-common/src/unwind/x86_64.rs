@@ -55,7 +55,7 @@ mod context {
 }
 
 /// First address that no process can map.
-const ADDRESS_LIMIT: u64 = 1 << 56;
+pub const ADDRESS_LIMIT: u64 = 1 << 56;
 /// Lowest address that can be code.
 const LOWEST_CODE: u64 = 0x1000;
 

@@ -10,7 +10,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::bpf_loop;
 use leaktrace_common::{
     counter,
-    event::{Event, kind},
+    event::kind,
     record::{ThreadState, target_flag},
     rule,
     unwind::{FRAME_EXACT, Registers, Rule, step},
@@ -18,12 +18,7 @@ use leaktrace_common::{
 };
 
 use self::window::Window;
-use crate::{
-    config,
-    maps::{EVENTS, TARGETS},
-    probe::Call,
-    sync,
-};
+use crate::{config, lifecycle, maps::TARGETS, probe::Call, sync};
 
 /// Walks the calling thread's user stack into `state` and names it.
 ///
@@ -63,7 +58,7 @@ pub unsafe fn walk(state: *mut ThreadState, call: &Call) {
         (*state).stack.generation = target.generation;
         if (*walk).reason != u64::from(end::COMPLETE) {
             sync::count(counter::STACKS_TRUNCATED);
-            ask_for_mappings(call, &(*walk).code, (*walk).reason, (*walk).at.pc);
+            ask_for_mappings(call, &(*walk).code, (*walk).reason);
         }
     }
 }
@@ -155,26 +150,16 @@ unsafe fn keep(state: *mut ThreadState, slot: usize, frame: u64) {
 
 /// Tells the daemon, once per list, that the list of code mappings does not hold what this walk met.
 #[inline(always)]
-fn ask_for_mappings(call: &Call, code: &CodeList, reason: u64, pc: u64) {
+fn ask_for_mappings(call: &Call, code: &CodeList, reason: u64) {
     let wanting = reason == u64::from(end::UNKNOWN_CODE) || reason == u64::from(end::STALE_MAPPINGS);
     if wanting && rules::ask_once(code) {
-        tell_unknown_code(call, pc);
+        tell_unknown_code(call);
     }
 }
 
 #[inline(always)]
-fn tell_unknown_code(call: &Call, address: u64) {
-    let event = Event {
-        kind: kind::UNKNOWN_CODE,
-        serial: call.target.serial,
-        tgid: call.tgid(),
-        tid: call.tid(),
-        address,
-        ..Event::default()
-    };
-    if EVENTS.output(&event, 0).is_err() {
-        sync::count(counter::EVENT_SEND_FAILED);
-    }
+fn tell_unknown_code(call: &Call) {
+    lifecycle::send(kind::UNKNOWN_CODE, call.target.serial, call.pid_tgid, 0);
 }
 
 /// A range is about to be unmapped by the program itself.
@@ -200,7 +185,7 @@ pub fn code_comes(call: &Call) {
         (*target).flags &= !target_flag::OBJECTS_GONE;
         (*target).generation += 1;
     }
-    tell_unknown_code(call, 0);
+    tell_unknown_code(call);
 }
 
 /// One step of the stack hash.

@@ -7,13 +7,13 @@ mod tables;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use leaktrace_common::unwind::{CodeEntry, code_kind};
+use leaktrace_common::unwind::{ADDRESS_LIMIT, CodeEntry, code_kind};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::{
     cli::Failure,
     kernel::{CODE_SLOTS, CodeMemory, wait_for_running_programs},
-    process::Mapping,
+    process::{Mapping, vdso},
     symbolize::FrameStore,
     target::image::Image,
     unwind::{Cache, Pool, Span, StoreStatistics, TableId, WorkshopStatistics},
@@ -21,8 +21,6 @@ use crate::{
 
 use tables::{Object, Tables, Unwinding};
 
-/// First address that no process can map: the kernel's own pages (vsyscall) lie above.
-const ADDRESS_LIMIT: u64 = 1 << 56;
 /// How long a process that asked in vain is not listened to.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -124,6 +122,7 @@ impl CodeKeeper {
         match self.mode {
             UnwindMode::FramePointers => entries.extend(whole),
             UnwindMode::Tables => {
+                // The kernel's own pages (vsyscall) lie above.
                 for mapping in mappings.iter().filter(|mapping| mapping.start.0 < ADDRESS_LIMIT) {
                     entries.push(self.entry(frames, image, mapping, &mut tables, &mut pending));
                 }
@@ -260,7 +259,7 @@ impl CodeKeeper {
                 Some(object) => Object::File(object),
                 None => return plain(code_kind::UNREADABLE),
             },
-            Some("[vdso]") => Object::Vdso,
+            Some(vdso::LABEL) => Object::Vdso,
             Some("[uprobes]" | "[uprobes-trampoline]") => return plain(code_kind::TRAMPOLINE),
             _ => return plain(code_kind::FRAME_POINTER),
         };

@@ -88,7 +88,8 @@ impl Tracer {
             self.stacks_unknown += 1;
             return;
         }
-        let known = |image: &Image| image.code.knows(header.generation, &plain(&record.frames));
+        let known =
+            |image: &Image| image.code.knows(header.generation, record.frames.iter().copied().map(plain));
         let worth_a_look =
             |image: &Image| !known(image) && image.looked_in_vain.is_none_or(|at| at.elapsed() > LOOK_AGAIN);
         if self.images.get(&header.serial).is_some_and(worth_a_look) && !self.renew_code(header.serial) {
@@ -100,7 +101,7 @@ impl Tracer {
         let Some(image) = self.images.get(&header.serial) else { return };
         let mappings = image.code.of(header.generation);
         let frames = record.frames.iter().map(|frame| {
-            let address = AbsoluteAddress(frame.0 & !FRAME_EXACT);
+            let address = plain(*frame);
             let is_return_address = frame.0 & FRAME_EXACT == 0;
             self.frames.intern(image.pid, image.serial, &mappings, address, is_return_address)
         });
@@ -325,7 +326,7 @@ impl Tracer {
     }
 }
 
-/// Frames as addresses.
-fn plain(frames: &[AbsoluteAddress]) -> Vec<AbsoluteAddress> {
-    frames.iter().map(|frame| AbsoluteAddress(frame.0 & !FRAME_EXACT)).collect()
+/// A frame's address, without its mark.
+fn plain(frame: AbsoluteAddress) -> AbsoluteAddress {
+    AbsoluteAddress(frame.0 & !FRAME_EXACT)
 }

@@ -2,7 +2,7 @@
 //! its reader with SIGBUS. Every read names what it reads and has a cap, so a forged size costs nothing.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -141,6 +141,14 @@ impl Source {
     pub fn malformed(&self, what: impl Into<String>) -> ElfError {
         ElfError::Malformed { path: self.path.clone(), what: what.into() }
     }
+}
+
+/// A file that lies in memory, so that an image goes the same way as a file.
+pub fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    let descriptor = rustix::fs::memfd_create("leaktrace image", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(descriptor);
+    file.write_all(bytes)?;
+    Ok(file)
 }
 
 #[cfg(test)]

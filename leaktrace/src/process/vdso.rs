@@ -1,19 +1,24 @@
-//! The vDSO: code that the kernel maps into every process. The image is the same for all 64-bit processes of a host, so
-//! our own copy of it speaks for theirs.
+//! The vDSO: code that the kernel maps into every process. No file lies behind it, but all 64-bit processes of a host have
+//! the same image, so our own copy of it speaks for theirs.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use super::maps;
 
-/// Largest image that is believed: they have two to four pages.
+/// What the kernel calls its mapping.
+pub const LABEL: &str = "[vdso]";
+/// Largest image that is believed: they have some pages.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// The image, an ELF object as it lies in memory; `None` where the kernel maps none.
 pub fn image() -> Option<Vec<u8>> {
     let mappings = maps::read(std::process::id()).ok()?;
-    let mapping = mappings.iter().find(|mapping| mapping.label.as_deref() == Some("[vdso]"))?;
-    let length = usize::try_from(mapping.len()).ok().filter(|_| mapping.len() <= MAX_BYTES)?;
-    let start = usize::try_from(mapping.start.0).ok()? as *const u8;
-    // SAFETY: the kernel keeps this mapping readable and unchanged for as long as we run.
-    Some(unsafe { std::slice::from_raw_parts(start, length) }.to_vec())
+    let own = mappings.iter().find(|mapping| mapping.label.as_deref() == Some(LABEL))?;
+    let length = usize::try_from(own.len()).ok().filter(|_| own.len() <= MAX_BYTES)?;
+    let mut bytes = vec![0; length];
+    File::open("/proc/self/mem").ok()?.read_exact_at(&mut bytes, own.start.0).ok()?;
+    Some(bytes)
 }
 
 #[cfg(test)]

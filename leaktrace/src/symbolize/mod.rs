@@ -171,7 +171,9 @@ impl FrameStore {
                 // Code in a memory file is an object only if it looks like one.
                 object => object.filter(|&object| !self.is_generated(mapping, object)),
             },
-            false if mapping.label.as_deref() == Some(vdso::LABEL) => self.objects.intern_vdso(pid, mapping),
+            false if mapping.label.as_deref() == Some(crate::process::vdso::LABEL) => {
+                self.objects.intern_vdso(pid, mapping)
+            }
             false => None,
         };
         let place = match object {

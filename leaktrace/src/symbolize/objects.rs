@@ -148,7 +148,7 @@ impl Objects {
     fn insert_vdso(&mut self, pid: u32, mapping: &Mapping, file: File) -> Option<ObjectId> {
         let outline = Outline::read(&file).ok()?;
         let object = Object {
-            path: Some(PathBuf::from(vdso::LABEL)),
+            path: Some(PathBuf::from(crate::process::vdso::LABEL)),
             outline: Ok(outline),
             mapping: mapping.clone(),
             pid,

@@ -1,41 +1,22 @@
-//! The vDSO: code that the kernel maps into every process. No file lies behind it, but every process of one kind has
-//! the same image, this one too, and it carries a symbol table.
+//! The vDSO as an object like others: it carries a symbol table.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use crate::object::source::in_memory;
+use crate::process::vdso;
 
-use crate::process::maps::{self, Mapping};
-
-/// What the kernel calls its mapping.
-pub const LABEL: &str = "[vdso]";
-/// Largest image that is copied; they have some pages.
-const MAX_IMAGE: u64 = 1 << 20;
-
-/// A copy of this process's own vDSO in a memory file. `length` is what another process has mapped: if it differs,
-/// that process has another image.
+/// A copy of this process's own image in a memory file. `length` is what another process has mapped: if it differs, that
+/// process has another image.
 pub fn image(length: u64) -> Option<File> {
-    let mappings = maps::read(std::process::id()).ok()?;
-    let own = mappings.iter().find(|mapping| mapping.label.as_deref() == Some(LABEL))?;
-    if own.len() != length || length > MAX_IMAGE {
-        return None;
-    }
-    copy(own).ok()
-}
-
-fn copy(own: &Mapping) -> io::Result<File> {
-    let mut bytes = vec![0; usize::try_from(own.len()).unwrap_or_default()];
-    File::open("/proc/self/mem")?.read_exact_at(&mut bytes, own.start.0)?;
-    let mut file = File::from(memfd_create("leaktrace-vdso", MemfdFlags::CLOEXEC)?);
-    file.write_all(&bytes)?;
-    Ok(file)
+    let bytes = vdso::image().filter(|bytes| bytes.len() as u64 == length)?;
+    in_memory(&bytes).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::maps;
+    use crate::process::vdso::LABEL;
     use crate::symbolize::outline::Outline;
 
     #[test]

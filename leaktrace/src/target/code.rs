@@ -55,11 +55,9 @@ impl CodeMappings {
     }
 
     /// Whether each address lies in a mapping of that generation.
-    pub fn knows(&self, generation: u32, addresses: &[AbsoluteAddress]) -> bool {
+    pub fn knows(&self, generation: u32, mut addresses: impl Iterator<Item = AbsoluteAddress>) -> bool {
         let of = self.generations.iter().find(|(known, _)| *known == generation);
-        of.is_some_and(|(_, mappings)| {
-            addresses.iter().all(|address| maps::find(mappings, *address).is_some())
-        })
+        of.is_some_and(|(_, mappings)| addresses.all(|address| maps::find(mappings, address).is_some()))
     }
 
     /// The latest generation read, and its mappings.
@@ -111,9 +109,9 @@ mod tests {
         assert!(code.observe(0, &reading(&[PROGRAM, A, DATA])));
         assert!(!code.observe(0, &reading(&[PROGRAM])));
         assert_eq!(names(&code.of(0)), ["/program", "/a.so"]);
-        assert!(code.knows(0, &[AbsoluteAddress(0x1500), AbsoluteAddress(0x7fff)]));
-        assert!(!code.knows(0, &[AbsoluteAddress(0x9500)]));
-        assert!(!code.knows(1, &[AbsoluteAddress(0x1500)]));
+        assert!(code.knows(0, [AbsoluteAddress(0x1500), AbsoluteAddress(0x7fff)].into_iter()));
+        assert!(!code.knows(0, [AbsoluteAddress(0x9500)].into_iter()));
+        assert!(!code.knows(1, [AbsoluteAddress(0x1500)].into_iter()));
     }
 
     #[test]

@@ -30,10 +30,7 @@ pub use cache::{Cache, CacheError, CacheStatistics, Flaw};
 pub use compile::{Limits, Refusal, compile, compile_observed};
 pub use pool::{Pool, Span};
 pub use sections::{Sections, SectionsError};
-pub use store::{
-    FRAME_POINTER_RULE, Full, MAX_TABLES, Memory, Place, Retired, Store, StoreStatistics, TableId, TableKey,
-    UNSUPPORTED_RULE,
-};
+pub use store::{Full, MAX_TABLES, Memory, Place, Retired, Store, StoreStatistics, TableId, TableKey};
 pub use table::{Statistics, Table};
 pub use workshop::{
     Failure, Finished, MAX_ORDERS, Order, Origin, Outcome, Ready, Source, Workshop, WorkshopError,

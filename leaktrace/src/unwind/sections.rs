@@ -3,7 +3,6 @@
 //! what does not exist is a value, what cannot be read an error.
 
 use std::fs::File;
-use std::io::{self, Write};
 use std::path::Path;
 
 use gimli::{BaseAddresses, EhFrameHdr, LittleEndian, Pointer};
@@ -13,6 +12,7 @@ use crate::object::elf::Elf;
 pub use crate::object::elf::ElfError as SectionsError;
 use crate::object::note::BuildId;
 use crate::object::section::Section;
+use crate::object::source::in_memory;
 use crate::object::symbols::Table;
 
 use super::entries;
@@ -181,14 +181,6 @@ impl Sections {
         hasher.finalize_xof().fill(&mut digest);
         digest
     }
-}
-
-/// A file that lies in memory, so that an image goes the same way as a file.
-fn in_memory(bytes: &[u8]) -> io::Result<File> {
-    let descriptor = rustix::fs::memfd_create("leaktrace image", rustix::fs::MemfdFlags::CLOEXEC)?;
-    let mut file = File::from(descriptor);
-    file.write_all(bytes)?;
-    Ok(file)
 }
 
 /// Executable ranges, sorted, touching ones merged.

@@ -7,17 +7,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use leaktrace_common::unwind::{IndexedPage, LINE_ROWS, Page, Rule, row};
+use leaktrace_common::unwind::{IndexedPage, LINE_ROWS, Page, Rule, row, rule_number};
 
 use super::Table;
 use super::pool::{Pool, Span};
 use crate::object::address::VirtualOffset;
-
-/// Number of [`Rule::FRAME_POINTER`]. (Number 0 is [`Rule::NONE`].)
-pub const FRAME_POINTER_RULE: u16 = 1;
-
-/// Number of [`Rule::UNSUPPORTED`], which also stands for every rule that came when all numbers were taken.
-pub const UNSUPPORTED_RULE: u16 = 2;
 
 /// Most tables, with and without users.
 pub const MAX_TABLES: usize = 1 << 16;
@@ -156,8 +150,8 @@ pub struct Store {
 impl Store {
     /// An empty store over `row_capacity` rows and `page_capacity` pages; writes the reserved rules.
     pub fn new(row_capacity: u32, page_capacity: u32, memory: &mut impl Memory) -> Self {
-        let reserved = [(0, Rule::NONE), (FRAME_POINTER_RULE, Rule::FRAME_POINTER)];
-        let reserved = reserved.into_iter().chain([(UNSUPPORTED_RULE, Rule::UNSUPPORTED)]);
+        let reserved = [(rule_number::NONE, Rule::NONE), (rule_number::FRAME_POINTER, Rule::FRAME_POINTER)];
+        let reserved = reserved.into_iter().chain([(rule_number::UNSUPPORTED, Rule::UNSUPPORTED)]);
         let rules = reserved.inspect(|(number, rule)| memory.write_rule(*number, *rule));
         Self {
             rules: rules.map(|(number, rule)| (rule, number)).collect(),
@@ -293,7 +287,8 @@ impl Store {
     /// Rules first, then rows, then pages: nothing points to what is not there yet.
     fn write(&mut self, table: &Table, rows: &Span, pages: &Span, memory: &mut impl Memory) {
         let numbers: Vec<u16> = table.rules.iter().map(|rule| self.number(*rule, memory)).collect();
-        let global = |local: u32| numbers.get(local as usize & 0xffff).copied().unwrap_or(UNSUPPORTED_RULE);
+        let global =
+            |local: u32| numbers.get(local as usize & 0xffff).copied().unwrap_or(rule_number::UNSUPPORTED);
         let moved: Vec<u32> = table.rows.iter().map(|old| row((old >> 16) as u16, global(*old))).collect();
         memory.write_rows(rows.first(), &moved);
         let moved: Vec<IndexedPage> = table.pages.iter().map(|page| moved_page(*page, table, rows)).collect();
@@ -308,7 +303,7 @@ impl Store {
         // The numbers are those of a row, 16 bits: there are MAX_RULES of them.
         let Ok(number) = u16::try_from(self.rules.len()) else {
             self.counts.rules_refused += 1;
-            return UNSUPPORTED_RULE;
+            return rule_number::UNSUPPORTED;
         };
         memory.write_rule(number, rule);
         self.rules.insert(rule, number);

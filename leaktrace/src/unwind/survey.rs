@@ -82,10 +82,10 @@ fn sources(pid: u32, mappings: &[Mapping]) -> Vec<(PathBuf, Result<Source, Strin
         (name, file.map_err(|reason| reason.describe().to_owned()))
     });
     let mut sources: Vec<_> = files.collect();
-    if mappings.iter().any(|mapping| mapping.label.as_deref() == Some("[vdso]"))
+    if mappings.iter().any(|mapping| mapping.label.as_deref() == Some(vdso::LABEL))
         && let Some(image) = vdso::image()
     {
-        sources.push((PathBuf::from("[vdso]"), Ok(Source::Image(image))));
+        sources.push((PathBuf::from(vdso::LABEL), Ok(Source::Image(image))));
     }
     sources
 }

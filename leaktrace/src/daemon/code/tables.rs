@@ -176,7 +176,7 @@ impl Tables {
                     }
                 }
             }
-            Object::Vdso => (Source::Image(vdso::image()?), PathBuf::from("[vdso]")),
+            Object::Vdso => (Source::Image(vdso::image()?), PathBuf::from(vdso::LABEL)),
         };
         self.next_ticket += 1;
         self.tickets.insert(self.next_ticket, object);

@@ -256,8 +256,8 @@ fn reserved_rules_have_their_numbers() {
     let mut arrays = Arrays::new(16, 1);
     let _store = Store::new(16, 1, &mut arrays);
     assert_eq!(arrays.rules[..3], [Rule::NONE, Rule::FRAME_POINTER, Rule::UNSUPPORTED]);
-    assert_eq!(usize::from(FRAME_POINTER_RULE), 1);
-    assert_eq!(usize::from(UNSUPPORTED_RULE), 2);
+    assert_eq!(usize::from(rule_number::FRAME_POINTER), 1);
+    assert_eq!(usize::from(rule_number::UNSUPPORTED), 2);
 }
 
 #[test]
