@@ -1,9 +1,12 @@
 //! What the kernel side sends through its ring buffers. STACKS carries each distinct stack once; EVENTS carries
 //! mapping calls and the life of processes, in the order in which they took effect.
 
-use crate::walk::MAX_FRAMES;
+use crate::{
+    python::{FRAME_WORDS, MAX_PYTHON_FRAMES},
+    walk::MAX_FRAMES,
+};
 
-/// First bytes of a record in STACKS; `frame_count` return addresses follow.
+/// First bytes of a record in STACKS; `frame_count` return addresses follow, then `python_count` Python frames.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StackHeader {
@@ -21,6 +24,10 @@ pub struct StackHeader {
     pub frame_count: u32,
     /// Thread that was walked.
     pub tid: u32,
+    /// How many Python frames follow the native ones, each [`crate::python::FRAME_WORDS`] words.
+    pub python_count: u32,
+    /// One of [`crate::python::end`].
+    pub python_end: u32,
 }
 
 /// Set in [`StackHeader::walk_end`] of a record that tells where a thread was stopped for a test (`--stop-one-in`). Its
@@ -28,7 +35,8 @@ pub struct StackHeader {
 pub const STOPPED: u32 = 1 << 31;
 
 /// Bytes of the largest stack record.
-pub const MAX_STACK_RECORD: usize = size_of::<StackHeader>() + MAX_FRAMES * 8;
+pub const MAX_STACK_RECORD: usize =
+    size_of::<StackHeader>() + (MAX_FRAMES + MAX_PYTHON_FRAMES * FRAME_WORDS) * 8;
 
 /// Kinds of [`Event`].
 pub mod kind {
@@ -50,6 +58,9 @@ pub mod kind {
     pub const LINK_MAP: u32 = 8;
     /// A walk met code that the list of code mappings does not have, or the list is out of date.
     pub const UNKNOWN_CODE: u32 = 9;
+    /// A full collection has opened the free lists of the process's interpreter. They are to be closed, the first one last;
+    /// sent again every 10 ms until that is done: the interpreter may write its counter at the very same moment.
+    pub const FREE_LISTS_OPEN: u32 = 10;
 }
 
 /// A record in EVENTS.
@@ -79,6 +90,6 @@ pub struct Event {
 }
 
 const _: () = {
-    assert!(size_of::<StackHeader>() == 32);
+    assert!(size_of::<StackHeader>() == 40);
     assert!(size_of::<Event>() == 56);
 };

@@ -21,6 +21,15 @@ pub mod kind {
     pub const MREMAP: u8 = 7;
     /// The dynamic linker's `_dl_debug_state`: the list of loaded objects changed.
     pub const LINK_MAP: u8 = 8;
+    /// Returns the first block of a pool that CPython's small-object allocator took into use (light detail).
+    pub const POOL: u8 = 9;
+    /// No function: a place in CPython's code at which it takes a block from a free list that is an array, if there is one.
+    /// [`super::HookCookie::size_arg`] is the list's number ([`crate::python::Runtime::arrays`]).
+    pub const REUSE: u8 = 10;
+    /// The same for a list of linked objects: the object is in the register with the number [`super::HookCookie::ptr_arg`]
+    /// (as instructions encode registers), [`super::HookCookie::size_arg`] is the list's group
+    /// ([`crate::python::Runtime::linked`]).
+    pub const REUSE_LINKED: u8 = 11;
 }
 
 /// Which allocator handed a block out.

@@ -3,7 +3,8 @@
 use crate::{
     epoch::CELLS,
     event::StackHeader,
-    walk::{MAX_FRAMES, Walk},
+    python::walk::{PythonWalk, RECORD_WORDS},
+    walk::Walk,
 };
 
 /// TARGETS value, keyed by tgid.
@@ -26,8 +27,12 @@ pub struct Target {
     pub allocator_end: u64,
     /// Index into CODE_HEADS: where the list of its code mappings is found; 0 if it has none.
     pub code_slot: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Index into PYTHON: its interpreter; 0 if it has none.
+    pub python_slot: u32,
+    /// Where the code of its interpreter begins; 0 if it has none, or its allocators are not probed.
+    pub interpreter_start: u64,
+    /// Where it ends.
+    pub interpreter_end: u64,
 }
 
 /// States of [`Target::gate`].
@@ -123,6 +128,9 @@ pub struct Row {
     pub total_bytes: u64,
     /// Blocks ever allocated here.
     pub total_blocks: u64,
+    /// Live blocks that lie in the pools of CPython's small-object allocator: of the mem and object domains, and of 1
+    /// to [`crate::python::MAX_SMALL_BLOCK`] bytes.
+    pub small_blocks: i64,
     /// What is live, by age class.
     pub cells: [Cell; CELLS],
 }
@@ -167,8 +175,12 @@ pub struct ThreadState {
     pub domain: u32,
     /// Which function the call in flight is of ([`crate::hook::HookCookie::hook`]).
     pub hook: u32,
+    /// How many functions this call has jumped to whose returns are probed too: they all return at once.
+    pub tail_calls: u64,
     /// Address freed last by an outermost free (layered targets only).
     pub last_freed: u64,
+    /// 1 if that was a block of CPython's mem and object domains that was never seen.
+    pub last_unmatched: u64,
     /// Stack pointer at the entry of the last free: `free` has no return probe.
     pub free_sp: u64,
     /// What lay there: the return address. While it still does, and the stack is deeper, that free may be running.
@@ -177,10 +189,12 @@ pub struct ThreadState {
     pub walk: Walk,
     /// Stack memory that the walk has read ahead: one large read costs what a few small ones cost.
     pub window: [u64; STACK_WINDOW],
+    /// The walk of Python frames under way, and what it found of the thread.
+    pub python: PythonWalk,
     /// Describes `frames`; the two are sent as one record and must stay adjacent.
     pub stack: StackHeader,
-    /// Return addresses, innermost first.
-    pub frames: [u64; MAX_FRAMES],
+    /// Return addresses, innermost first; Python frames behind them.
+    pub frames: [u64; RECORD_WORDS],
 }
 
 /// The one element of CONTROL: written by the daemon, read by every probe.
@@ -198,12 +212,15 @@ pub struct Control {
 }
 
 const _: () = {
-    assert!(size_of::<Target>() == 48);
+    assert!(size_of::<Target>() == 64);
     assert!(size_of::<LiveKey>() == 16);
     assert!(size_of::<LiveBlock>() == 24);
     assert!(size_of::<SiteKey>() == 16);
-    assert!(size_of::<Row>() == 40 + CELLS * 16);
-    assert!(size_of::<ThreadState>() == 136 + size_of::<Walk>() + (STACK_WINDOW + MAX_FRAMES) * 8);
+    assert!(size_of::<Row>() == 48 + CELLS * 16);
+    assert!(
+        size_of::<ThreadState>()
+            == 160 + size_of::<Walk>() + size_of::<PythonWalk>() + (STACK_WINDOW + RECORD_WORDS) * 8
+    );
 };
 
 #[cfg(feature = "user")]

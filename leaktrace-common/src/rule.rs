@@ -30,4 +30,5 @@ rules! {
     17 REALLOC_FAILURE_RESTORES = "realloc-failure-restores" : "A failed reallocation keeps the old block.",
     18 REALLOC_ZERO_FREES = "realloc-zero-frees" : "realloc(p, 0) that returns NULL is a free.",
     19 MAPPING_GENERATION = "mapping-generation" : "A stack is only walked by mappings that are those of its time.",
+    20 FREE_LISTS_CLOSED = "free-lists-closed" : "Free lists of CPython that a full collection has opened are closed again.",
 }

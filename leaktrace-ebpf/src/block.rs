@@ -1,19 +1,26 @@
 //! The malloc family: blocks with an address and a size.
 
-use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::bpf_probe_read_user};
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_NOEXIST,
+    helpers::{bpf_loop, bpf_probe_read_user},
+};
 use aya_log_ebpf::debug;
 use leaktrace_common::{
     counter,
-    hook::{HookCookie, kind},
+    hook::{HookCookie, domain, kind},
+    python::{ArrayList, MAX_ARRAY_ITEMS, MAX_ARRAY_LISTS, MAX_LINKED_HEADS, MAX_LINKED_LISTS},
     record::{LiveBlock, LiveKey, ThreadState, target_flag},
     rule,
 };
 
 use crate::{
-    arch::{RETURN_POPS, Registers},
-    config,
+    arch::{RETURN_POPS, Registers, register},
+    config, freelist,
     log::may_log,
-    maps::LIVE,
+    maps::{LIVE, PYTHON_COUNTS},
     probe::Call,
     row, stop, sync, thread, walk,
 };
@@ -25,15 +32,18 @@ const EEXIST: i32 = -17;
 #[inline(always)]
 pub fn enter<C: EbpfContext>(_ctx: &C, call: &Call) -> Option<()> {
     let Call { cookie, registers, .. } = call;
+    let size = requested(call)?;
     let state = thread::outermost(call)?;
     // SAFETY: the running thread's own scratch.
     unsafe {
+        freelist::keep_closed(state, call);
         walk::walk(state, call);
         let row = row::row_of(state, call.tgid(), call.tid(), cookie.domain);
         (*state).row = row;
         (*state).hook = u32::from(call.cookie.hook);
         (*state).entry_sp = call.entry_sp;
-        (*state).size = requested(cookie, registers);
+        (*state).tail_calls = 0;
+        (*state).size = size;
         (*state).pointer = registers.argument(cookie.ptr_arg);
         (*state).old_valid = 0;
         if cookie.kind == kind::REALLOC && (*state).pointer != 0 {
@@ -50,9 +60,164 @@ pub fn enter<C: EbpfContext>(_ctx: &C, call: &Call) -> Option<()> {
     Some(())
 }
 
+/// What [`given_back`] hands from block to block.
+#[repr(C)]
+struct Returns {
+    items: u64,
+    header: u64,
+    level: u64,
+    top: u64,
+    serial: u32,
+    slot: u32,
+}
+
+/// A block that was not seen before is somebody's (1), or one that was seen is nobody's (-1).
+#[inline(always)]
+pub fn count_handed_on(slot: u32, change: u64) {
+    let Some(counts) = PYTHON_COUNTS.get_ptr_mut(slot) else { return };
+    // SAFETY: a map value.
+    unsafe { sync::add_u64(&raw mut (*counts).handed_on, change) };
+}
+
+/// Blocks that were put into an array list since one was last taken from it are nobody's any more.
+#[inline(always)]
+unsafe fn given_back(call: &Call, list: *const ArrayList, number: usize, top: u64) {
+    let Some(counts) = PYTHON_COUNTS.get_ptr_mut(call.target.python_slot) else { return };
+    // SAFETY: map values; the callback has the type that the helper expects.
+    unsafe {
+        let level = (&raw const (*counts).levels[number]).read_volatile();
+        (&raw mut (*counts).levels[number]).write_volatile(top);
+        let mut returns = Returns {
+            items: (*list).items,
+            header: u64::from((*list).header),
+            level,
+            top,
+            serial: call.target.serial,
+            slot: call.target.python_slot,
+        };
+        let callback = give_back as extern "C" fn(u64, *mut Returns) -> i64;
+        bpf_loop(MAX_ARRAY_ITEMS, callback as *mut c_void, (&raw mut returns).cast(), 0);
+    }
+}
+
+extern "C" fn give_back(index: u64, returns: *mut Returns) -> i64 {
+    // SAFETY: `bpf_loop` hands over what `given_back` gave it; a checked read of user memory.
+    unsafe {
+        let at = (*returns).level.wrapping_add(index);
+        if at >= (*returns).top {
+            return 1;
+        }
+        let Ok(object) = bpf_probe_read_user((*returns).items.wrapping_add(at * 8) as *const u64) else {
+            return 1;
+        };
+        let address = object.wrapping_sub((*returns).header);
+        if thread::drop_live(&LiveKey { address, serial: (*returns).serial, pad: 0 }) {
+            count_handed_on((*returns).slot, u64::MAX);
+        }
+    }
+    0
+}
+
+/// A block is taken from a free list that is an array, if there is one in it: it is booked on who takes it. Whoever had it
+/// before has given it back.
+#[inline(always)]
+pub fn reused<C: EbpfContext>(ctx: &C, call: &Call) -> Option<()> {
+    let number = call.cookie.size_arg as usize & (MAX_ARRAY_LISTS - 1);
+    let list: *const ArrayList = &raw const walk::python::runtime_of(&call.target)?.arrays[number];
+    // SAFETY: map values; checked reads of user memory. The interpreter's lock keeps the list as it is.
+    let address = unsafe {
+        let count = bpf_probe_read_user((*list).counter as *const u32).ok()?;
+        if count == 0 || count > MAX_ARRAY_ITEMS {
+            return None;
+        }
+        given_back(call, list, number, u64::from(count - 1));
+        let last = (*list).items.wrapping_add(u64::from(count - 1) * 8);
+        bpf_probe_read_user(last as *const u64).ok()?.wrapping_sub(u64::from((*list).header))
+    };
+    // SAFETY: a map value.
+    let bytes = unsafe { u64::from((*list).block_bytes) };
+    handed_on(ctx, call, address, bytes)
+}
+
+/// A block is taken from a free list of linked objects, if there is one in it.
+#[inline(always)]
+pub fn reused_linked<C: EbpfContext>(ctx: &C, call: &Call) -> Option<()> {
+    let object = register(ctx.as_ptr().cast(), call.cookie.ptr_arg);
+    if object == 0 {
+        return None;
+    }
+    let number = call.cookie.size_arg as usize & (MAX_LINKED_LISTS - 1);
+    let lists = walk::python::runtime_of(&call.target)?.linked[number];
+    let mut search = HeadSearch { heads: lists.heads, object, count: lists.count, found: u32::MAX };
+    let callback = is_head as extern "C" fn(u64, *mut HeadSearch) -> i64;
+    // SAFETY: the callback has the type that the helper expects, and its context outlives the call.
+    unsafe { bpf_loop(MAX_LINKED_HEADS, callback as *mut c_void, (&raw mut search).cast(), 0) };
+    if search.found == u32::MAX {
+        // The register holds something else: the code was taken for what it is not.
+        return None;
+    }
+    let bytes = u64::from(lists.block_bytes) + u64::from(search.found) * u64::from(lists.step_bytes);
+    handed_on(ctx, call, object.wrapping_sub(u64::from(lists.header)), bytes)
+}
+
+/// Which list an object is the first of.
+#[repr(C)]
+struct HeadSearch {
+    heads: u64,
+    object: u64,
+    count: u32,
+    found: u32,
+}
+
+extern "C" fn is_head(index: u64, search: *mut HeadSearch) -> i64 {
+    // SAFETY: `bpf_loop` hands over what `reused_linked` gave it; a checked read of user memory.
+    unsafe {
+        if index >= u64::from((*search).count) {
+            return 1;
+        }
+        let head = (*search).heads.wrapping_add(index * 8);
+        if bpf_probe_read_user(head as *const u64) == Ok((*search).object) {
+            (*search).found = index as u32;
+            return 1;
+        }
+    }
+    0
+}
+
+/// Books a block on who is handed it; `bytes` if it was never seen. Whoever had it before has given it back.
+#[inline(always)]
+fn handed_on<C: EbpfContext>(ctx: &C, call: &Call, address: u64, bytes: u64) -> Option<()> {
+    let state = thread::outermost(call)?;
+    // SAFETY: the running thread's own scratch.
+    unsafe {
+        (*state).size = bytes;
+        if let Some(before) = thread::take_live(&call.live_key(address)) {
+            (*state).size = before.size;
+            row::subtract(&before);
+        } else {
+            count_handed_on(call.target.python_slot, 1);
+        }
+        walk::walk_from(state, call, walk::Start::Instruction);
+        (*state).row = row::row_of(state, call.tgid(), call.tid(), call.cookie.domain);
+        record(ctx, state, address, counter::REPLACED_BLOCKS);
+    }
+    sync::count(counter::REUSED_BLOCKS);
+    Some(())
+}
+
+/// How large the block will be. `None` for a pool of an interpreter whose pools have no known size.
+#[inline(always)]
+fn requested(call: &Call) -> Option<u64> {
+    if call.cookie.kind != kind::POOL {
+        return Some(asked_for(&call.cookie, &call.registers));
+    }
+    let bytes = walk::python::runtime_of(&call.target)?.pool_bytes;
+    (bytes != 0).then_some(u64::from(bytes))
+}
+
 /// Bytes asked for; a product that overflows saturates, and the allocator refuses it.
 #[inline(always)]
-fn requested(cookie: &HookCookie, registers: &Registers) -> u64 {
+fn asked_for(cookie: &HookCookie, registers: &Registers) -> u64 {
     let size = registers.argument(cookie.size_arg);
     if cookie.factor_arg == 0 {
         return size;
@@ -79,7 +244,7 @@ unsafe fn take_old(state: *mut ThreadState, call: &Call) {
                 (*state).old = old;
                 (*state).old_valid = 1;
             }
-            None => sync::count(counter::UNMATCHED_FREES),
+            None => count_unmatched(call),
         }
     }
 }
@@ -99,7 +264,7 @@ pub fn leave<C: EbpfContext>(ctx: &C, pid_tgid: u64, registers: &Registers) -> O
     unsafe {
         let call_kind = (*state).kind as u8;
         if call_kind == kind::NONE {
-            sync::count(counter::LOST_RETURN);
+            returned_before(state, registers.stack_pointer);
             return None;
         }
         if (*state).entry_sp.wrapping_add(RETURN_POPS) != registers.stack_pointer
@@ -111,7 +276,12 @@ pub fn leave<C: EbpfContext>(ctx: &C, pid_tgid: u64, registers: &Registers) -> O
         }
         (*state).kind = u32::from(kind::NONE);
         match call_kind {
-            kind::ALLOC => allocated(ctx, state, registers.result),
+            kind::ALLOC => allocated(ctx, state, registers.result, counter::REPLACED_BLOCKS),
+            // What is returned is the pool's first block; pools lie at multiples of their size.
+            kind::POOL => {
+                let pool = registers.result & (*state).size.wrapping_neg();
+                allocated(ctx, state, pool, counter::POOLS_AGAIN);
+            }
             kind::ALLOC_OUT => allocated_out(ctx, state, registers.result),
             kind::REALLOC => reallocated(ctx, state, registers.result),
             kind::FREE => freed_late(state),
@@ -121,14 +291,28 @@ pub fn leave<C: EbpfContext>(ctx: &C, pid_tgid: u64, registers: &Registers) -> O
     Some(())
 }
 
+/// A return without a call in flight: of a function that the last call jumped to, or one whose entry nobody saw.
 #[inline(always)]
-unsafe fn allocated<C: EbpfContext>(ctx: &C, state: *mut ThreadState, address: u64) {
+unsafe fn returned_before(state: *mut ThreadState, stack_pointer: u64) {
+    // SAFETY: the running thread's own scratch.
+    unsafe {
+        let same_return = (*state).entry_sp.wrapping_add(RETURN_POPS) == stack_pointer;
+        if same_return && (*state).tail_calls != 0 {
+            (*state).tail_calls -= 1;
+        } else {
+            sync::count(counter::LOST_RETURN);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn allocated<C: EbpfContext>(ctx: &C, state: *mut ThreadState, address: u64, replaced: usize) {
     if address == 0 {
         sync::count(counter::FAILED_ALLOCATIONS);
         return;
     }
     // SAFETY: the running thread's own scratch.
-    unsafe { record(ctx, state, address) };
+    unsafe { record(ctx, state, address, replaced) };
 }
 
 #[inline(always)]
@@ -140,7 +324,7 @@ unsafe fn allocated_out<C: EbpfContext>(ctx: &C, state: *mut ThreadState, result
     // SAFETY: a checked read of user memory.
     match unsafe { bpf_probe_read_user((*state).pointer as *const u64) } {
         // SAFETY: the running thread's own scratch.
-        Ok(address) => unsafe { allocated(ctx, state, address) },
+        Ok(address) => unsafe { allocated(ctx, state, address, counter::REPLACED_BLOCKS) },
         Err(_) => sync::count(counter::READ_FAULTS),
     }
 }
@@ -161,7 +345,7 @@ unsafe fn reallocated<C: EbpfContext>(ctx: &C, state: *mut ThreadState, address:
             if had_old {
                 row::subtract(&old);
             }
-            record(ctx, state, address);
+            record(ctx, state, address, counter::REPLACED_BLOCKS);
             return;
         }
         let freed = (*state).size == 0 && (*state).pointer != 0;
@@ -207,14 +391,15 @@ unsafe fn reallocated_late<C: EbpfContext>(ctx: &C, state: *mut ThreadState, add
             thread::drop_live(&pointed_at(state));
         }
         if address != 0 {
-            record(ctx, state, address);
+            record(ctx, state, address, counter::REPLACED_BLOCKS);
         }
     }
 }
 
-/// Adds to the row, then enters the live map; undone when the map refuses.
+/// Adds to the row, then enters the live map; undone when the map refuses. A block that is live at that address still is
+/// dropped and counted under `replaced`.
 #[inline(always)]
-unsafe fn record<C: EbpfContext>(ctx: &C, state: *mut ThreadState, address: u64) {
+unsafe fn record<C: EbpfContext>(ctx: &C, state: *mut ThreadState, address: u64, replaced: usize) {
     // SAFETY: the running thread's own scratch.
     let (serial, size, row) = unsafe { ((*state).serial, (*state).size, row::still_row_of(state)) };
     let key = LiveKey { address, serial, pad: 0 };
@@ -229,8 +414,8 @@ unsafe fn record<C: EbpfContext>(ctx: &C, state: *mut ThreadState, address: u64)
     block.epoch = epoch;
     let mut outcome = LIVE.insert(&key, &block, u64::from(BPF_NOEXIST));
     if outcome == Err(EEXIST) {
-        // The allocator handed out an address that is still live here: its free was missed.
-        sync::count(counter::REPLACED_BLOCKS);
+        // The allocator handed out an address that is still live here: its free was missed, or (pools) is never seen.
+        sync::count(replaced);
         thread::drop_live(&key);
         outcome = LIVE.insert(&key, &block, u64::from(BPF_NOEXIST));
     }
@@ -273,28 +458,86 @@ pub fn free(call: &Call) -> Option<()> {
         }
         let known = thread::drop_live(&call.live_key(address));
         if !known && is_inner_free(state, call, address) {
-            sync::count(counter::INNER_FREES);
-            (*state).last_freed = 0;
+            inner_free(state, call);
             return None;
         }
         if !known {
-            sync::count(counter::UNMATCHED_FREES);
+            count_unmatched(call);
         }
         (*state).last_freed = address;
+        (*state).last_unmatched = u64::from(!known && call.cookie.domain == domain::PY);
         thread::free_begins(state, call.entry_sp);
     }
     Some(())
 }
 
 /// Whether the free of an unknown block is the lower layer's half of one that was recorded: of an address just freed,
-/// or (for layers that shift blocks) made by the upper layer's `free` while that is running.
+/// or (for layers that shift blocks) made by the upper layer's `free` while that is running. CPython's mem and object domains
+/// are the uppermost layer.
 #[inline(always)]
 unsafe fn is_inner_free(state: *mut ThreadState, call: &Call, address: u64) -> bool {
-    if call.target.flags & target_flag::LAYERED == 0 || !config::rule(rule::INNER_FREE_IGNORED) {
+    if call.target.flags & target_flag::LAYERED == 0
+        || call.cookie.domain == domain::PY
+        || !config::rule(rule::INNER_FREE_IGNORED)
+    {
         return false;
     }
     // SAFETY: the running thread's own scratch.
-    unsafe { (*state).last_freed == address || thread::is_inside_free(state, call.entry_sp, &call.target) }
+    unsafe {
+        (*state).last_freed == address
+            || thread::is_inside_free(
+                state,
+                call.entry_sp,
+                call.target.allocator_start,
+                call.target.allocator_end,
+            )
+            || thread::is_inside_free(
+                state,
+                call.entry_sp,
+                call.target.interpreter_start,
+                call.target.interpreter_end,
+            )
+    }
+}
+
+/// The lower layer's half of a free. CPython's raw domain is a layer in the middle: one more may follow.
+#[inline(always)]
+unsafe fn inner_free(state: *mut ThreadState, call: &Call) {
+    sync::count(counter::INNER_FREES);
+    if call.cookie.domain == domain::PY_RAW {
+        return;
+    }
+    // SAFETY: the running thread's own scratch.
+    unsafe {
+        (*state).last_freed = 0;
+        if (*state).last_unmatched != 0
+            && call.cookie.domain == domain::MALLOC
+            && let Some(counts) = PYTHON_COUNTS.get_ptr_mut(call.target.python_slot)
+        {
+            sync::add_u64(&raw mut (*counts).unmatched_large, 1);
+        }
+        (*state).last_unmatched = 0;
+    }
+}
+
+/// A block was given back that was never seen. Those of CPython's allocators are counted for each process: most were there
+/// before tracing, and what the interpreter counts itself can be compared with what was.
+#[inline(always)]
+fn count_unmatched(call: &Call) {
+    if !matches!(call.cookie.domain, domain::PY | domain::PY_RAW) {
+        sync::count(counter::UNMATCHED_FREES);
+        return;
+    }
+    sync::count(counter::PYTHON_UNMATCHED_FREES);
+    let Some(counts) = PYTHON_COUNTS.get_ptr_mut(call.target.python_slot) else { return };
+    // SAFETY: a map value.
+    unsafe {
+        if call.cookie.domain == domain::PY {
+            sync::add_u64(&raw mut (*counts).unmatched, 1);
+        } else {
+            sync::add_u64(&raw mut (*counts).unmatched_raw, 1);
+        }
+    }
 }
 
 /// What happens with the rule "a free is recorded at entry" switched off.

@@ -26,6 +26,16 @@ static MM_XOL_AREA_OFFSET: u32 = 0;
 /// Offset of `vaddr` in the kernel's `xol_area`.
 #[unsafe(no_mangle)]
 static XOL_AREA_ADDRESS_OFFSET: u32 = 0;
+/// Offset in the kernel's `task_struct` of the register that tells a thread from others (fsbase); 0: not known.
+#[unsafe(no_mangle)]
+static TASK_THREAD_POINTER_OFFSET: u32 = 0;
+/// Who closes CPython's free lists again, one of `leaktrace_common::python::closer`. Only where that is the kernel side is
+/// there a program that writes to a process's memory, which kernels in lockdown refuse and others warn of.
+#[unsafe(no_mangle)]
+static FREE_LIST_CLOSER: u32 = 0;
+/// 1: probes do nothing but count.
+#[unsafe(no_mangle)]
+static COUNT_ONLY: u32 = 0;
 /// 1: count the calls of each hooked function in HITS.
 #[unsafe(no_mangle)]
 static COUNT_HITS: u32 = 0;
@@ -53,6 +63,9 @@ getter!(signal_live_offset, SIGNAL_LIVE_OFFSET, u32);
 getter!(task_mm_offset, TASK_MM_OFFSET, u32);
 getter!(mm_xol_area_offset, MM_XOL_AREA_OFFSET, u32);
 getter!(xol_area_address_offset, XOL_AREA_ADDRESS_OFFSET, u32);
+getter!(task_thread_pointer_offset, TASK_THREAD_POINTER_OFFSET, u32);
+getter!(free_list_closer, FREE_LIST_CLOSER, u32);
+getter!(count_only, COUNT_ONLY, u32);
 getter!(count_hits, COUNT_HITS, u32);
 getter!(stop_one_in, STOP_ONE_IN, u32);
 getter!(own_tgid, OWN_TGID, u32);

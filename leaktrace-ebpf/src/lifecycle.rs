@@ -121,9 +121,9 @@ pub fn link_map<C: EbpfContext>(ctx: &C) -> Option<()> {
     Some(())
 }
 
-/// Tells the daemon something about a process.
+/// Tells the daemon something about a process. `false`: there was no room, which is counted.
 #[inline(always)]
-pub fn send(kind: u32, serial: u32, pid_tgid: u64, extra: u64) {
+pub fn send(kind: u32, serial: u32, pid_tgid: u64, extra: u64) -> bool {
     let event = Event {
         kind,
         serial,
@@ -132,7 +132,9 @@ pub fn send(kind: u32, serial: u32, pid_tgid: u64, extra: u64) {
         extra,
         ..Event::default()
     };
-    if EVENTS.output(&event, 0).is_err() {
+    let sent = EVENTS.output(&event, 0).is_ok();
+    if !sent {
         sync::count(counter::EVENT_SEND_FAILED);
     }
+    sent
 }

@@ -8,6 +8,7 @@
 mod arch;
 mod block;
 mod config;
+mod freelist;
 mod lifecycle;
 mod log;
 mod mapping;
@@ -25,6 +26,8 @@ use aya_ebpf::{
     macros::{raw_tracepoint, uprobe, uretprobe},
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
+
+use leaktrace_common::hook::kind;
 
 use crate::{arch::Registers, probe::Call};
 
@@ -69,6 +72,15 @@ fn block_free(ctx: &ProbeContext) -> Option<()> {
 }
 
 #[inline(always)]
+fn block_reuse(ctx: &ProbeContext) -> Option<()> {
+    let call = Call::observe(ctx)?;
+    if call.cookie.kind == kind::REUSE_LINKED {
+        return block::reused_linked(ctx, &call);
+    }
+    block::reused(ctx, &call)
+}
+
+#[inline(always)]
 fn block_leave(ctx: &RetProbeContext) -> Option<()> {
     block::leave(ctx, bpf_get_current_pid_tgid(), &Registers::read(ctx.as_ptr().cast()))
 }
@@ -97,6 +109,7 @@ fn calibration_return_hit(_ctx: &RetProbeContext) -> Option<()> {
 
 entry_program!(block_entry, block_entry_multi, block_enter);
 entry_program!(block_freed, block_freed_multi, block_free);
+entry_program!(block_reused, block_reused_multi, block_reuse);
 return_program!(block_return, block_return_multi, block_leave);
 entry_program!(mapping_entry, mapping_entry_multi, mapping_enter);
 return_program!(mapping_return, mapping_return_multi, mapping_leave);

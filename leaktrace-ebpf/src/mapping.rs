@@ -53,7 +53,12 @@ pub fn enter(call: &Call) -> Option<()> {
         // Stacks are never the allocator's, whoever maps them.
         if call.cookie.kind == kind::MMAP
             && flags & MAP_STACK == 0
-            && thread::is_inside_free(state, call.entry_sp, &call.target)
+            && thread::is_inside_free(
+                state,
+                call.entry_sp,
+                call.target.allocator_start,
+                call.target.allocator_end,
+            )
         {
             sync::count(counter::NESTED_CALLS);
             return None;

@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use leaktrace_common::{
     counter, hook,
+    python::{MAX_RUNTIMES, PythonCounts, Runtime},
     record::{Control, LiveBlock, LiveKey, Row, SiteKey, Target, ThreadState},
     unwind::{CACHE_ENTRIES, CacheEntry, CodeEntry, IndexedPage, MAX_RULES, RowLine, Rule},
 };
@@ -69,6 +70,15 @@ pub static UNWIND_RULES: Array<Rule> = Array::with_max_entries(MAX_RULES as u32,
 /// What searches found, so that most frames need none. Written by BPF.
 #[map]
 pub static UNWIND_CACHE: Array<CacheEntry> = Array::with_max_entries(CACHE_ENTRIES, 0);
+
+/// Interpreters, by `Target::python_slot`. Written by the daemon through mmap before a target leads to them; an element is
+/// reused after a grace period.
+#[map]
+pub static PYTHON: Array<Runtime> = Array::with_max_entries(MAX_RUNTIMES, BPF_F_MMAPABLE);
+
+/// What is counted for each of them. BPF adds, the daemon reads, and clears an element before its slot is given out.
+#[map]
+pub static PYTHON_COUNTS: Array<PythonCounts> = Array::with_max_entries(MAX_RUNTIMES, BPF_F_MMAPABLE);
 
 /// Losses and other things worth counting. BPF adds, the daemon reads.
 #[map]

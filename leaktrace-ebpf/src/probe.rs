@@ -31,11 +31,14 @@ impl Call {
     pub fn observe<C: EbpfContext>(ctx: &C) -> Option<Self> {
         let call = Self::observe_any(ctx)?;
         (call.target.gate == gate::OPEN).then_some(())?;
-        if config::count_hits() != 0
+        if (config::count_hits() != 0 || config::count_only() != 0)
             && let Some(hits) = maps::HITS.get_ptr_mut(u32::from(call.cookie.hook))
         {
             // SAFETY: points into a map value.
             unsafe { sync::add_u64(hits, 1) };
+        }
+        if config::count_only() != 0 {
+            return None;
         }
         Some(call)
     }

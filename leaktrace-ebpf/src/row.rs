@@ -4,6 +4,9 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use leaktrace_common::{
     counter,
     epoch::{CELLS, ClassTable},
+    event::StackHeader,
+    hook::domain,
+    python::{FRAME_WORDS, MAX_PYTHON_FRAMES, MAX_SMALL_BLOCK},
     record::{Control, LiveBlock, OVERFLOW_ROW, Row, SiteKey, ThreadState, row_state},
     rule,
     walk::MAX_FRAMES,
@@ -151,16 +154,36 @@ unsafe fn send_stack_once(state: *mut ThreadState, index: u32) {
         if careless {
             (&raw mut (*row).sent).write_volatile(1);
         }
-        let frames = (*state).stack.frame_count as usize & MAX_FRAMES;
-        let bytes = size_of_val(&(*state).stack) + frames * 8;
-        let record = core::slice::from_raw_parts((&raw const (*state).stack).cast::<u8>(), bytes);
-        if STACKS.output(record, 0).is_err() {
+        if STACKS.output(record_of(state), 0).is_err() {
             sync::count(counter::STACK_SEND_FAILED);
             return;
         }
         (&raw mut (*row).sent).write_volatile(1);
         sync::count(counter::STACKS_SENT);
     }
+}
+
+/// The stack in `state` as it is sent.
+///
+/// # Safety
+/// `state` must point to the calling thread's own THREADS value.
+#[inline(always)]
+pub unsafe fn record_of(state: *const ThreadState) -> &'static [u8] {
+    // SAFETY: the caller's promise; header and frames are adjacent, and the counts are held within what there is.
+    unsafe {
+        let native = (*state).stack.frame_count as usize & MAX_FRAMES;
+        let python = (*state).stack.python_count as usize & MAX_PYTHON_FRAMES;
+        let bytes = size_of::<StackHeader>() + (native + python * FRAME_WORDS) * 8;
+        core::slice::from_raw_parts((&raw const (*state).stack).cast::<u8>(), bytes)
+    }
+}
+
+/// Whether a block lies in the pools of CPython's small-object allocator.
+#[inline(always)]
+unsafe fn is_small(row: *const Row, size: u64) -> bool {
+    // SAFETY: a map value.
+    let domain = unsafe { (*row).domain };
+    domain == u32::from(domain::PY) && size.wrapping_sub(1) < MAX_SMALL_BLOCK
 }
 
 /// Adds a new block to its row; returns its birth epoch.
@@ -176,6 +199,9 @@ pub fn add(index: u32, size: u64) -> Option<u32> {
         let cell = (*table).cell_of(epoch) & (CELLS - 1);
         sync::add_i64(&raw mut (*row).cells[cell].bytes, size as i64);
         sync::add_i64(&raw mut (*row).cells[cell].blocks, 1);
+        if is_small(row, size) {
+            sync::add_i64(&raw mut (*row).small_blocks, 1);
+        }
         Some(epoch)
     }
 }
@@ -216,5 +242,8 @@ pub fn subtract(block: &LiveBlock) {
         }
         sync::add_i64(&raw mut (*row).cells[cell].bytes, -(block.size as i64));
         sync::add_i64(&raw mut (*row).cells[cell].blocks, -1);
+        if is_small(row, block.size) {
+            sync::add_i64(&raw mut (*row).small_blocks, -1);
+        }
     }
 }

@@ -2,9 +2,9 @@
 //! (`--stop-one-in`, for tests). A breakpoint would not do: the kernel swallows one on an instruction that is probed.
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_send_signal_thread};
-use leaktrace_common::{counter, event::STOPPED, record::ThreadState, walk::MAX_FRAMES};
+use leaktrace_common::{counter, event::STOPPED, record::ThreadState};
 
-use crate::{config, lifecycle::SIGSTOP, maps::STACKS, sync};
+use crate::{config, lifecycle::SIGSTOP, maps::STACKS, row, sync};
 
 /// Whether threads are stopped at all.
 #[inline(always)]
@@ -31,10 +31,7 @@ pub unsafe fn perhaps(state: *mut ThreadState, entry_sp: u64) {
         let (stack_id, walk_end) = ((*state).stack.stack_id, (*state).stack.walk_end);
         (*state).stack.stack_id = entry_sp;
         (*state).stack.walk_end = walk_end | STOPPED;
-        let frames = (*state).stack.frame_count as usize & MAX_FRAMES;
-        let bytes = size_of_val(&(*state).stack) + frames * 8;
-        let record = core::slice::from_raw_parts((&raw const (*state).stack).cast::<u8>(), bytes);
-        if STACKS.output(record, 0).is_err() {
+        if STACKS.output(row::record_of(state), 0).is_err() {
             sync::count(counter::STACK_SEND_FAILED);
         }
         (*state).stack.stack_id = stack_id;

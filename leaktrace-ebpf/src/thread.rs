@@ -8,7 +8,7 @@ use aya_ebpf::{
 use leaktrace_common::{
     counter,
     hook::kind,
-    record::{LiveKey, Target, ThreadState},
+    record::{LiveKey, ThreadState},
     rule,
 };
 
@@ -62,9 +62,21 @@ pub fn outermost(call: &Call) -> Option<*mut ThreadState> {
     // SAFETY: the running thread's own scratch.
     if unsafe { is_nested(state, call.entry_sp, call.cookie.hook) } {
         sync::count(counter::NESTED_CALLS);
+        // SAFETY: as above.
+        unsafe {
+            if call.entry_sp == (*state).entry_sp && may_return(call.cookie.kind) {
+                (*state).tail_calls += 1;
+            }
+        }
         return None;
     }
     Some(state)
+}
+
+/// Whether the return of a function of this kind is probed.
+#[inline(always)]
+fn may_return(kind: u8) -> bool {
+    kind != kind::FREE
 }
 
 /// Drops what an earlier process image left behind.
@@ -77,6 +89,10 @@ unsafe fn forget(state: *mut ThreadState, serial: u32) {
         (*state).old_valid = 0;
         (*state).last_freed = 0;
         (*state).free_sp = 0;
+        (*state).last_unmatched = 0;
+        (*state).python.thread_id = 0;
+        (*state).python.thread_state = 0;
+        (*state).python.search_in = 0;
     }
 }
 
@@ -150,20 +166,20 @@ pub unsafe fn free_begins(state: *mut ThreadState, entry_sp: u64) {
 }
 
 /// Whether the call at `entry_sp` is made by a `free` that is still running: the stack is deeper, the return address
-/// of that free is still in its place, and the caller is the allocator's own code. Each of these alone may be true
-/// of something else.
+/// of that free is still in its place, and the caller is the allocator's own code, from `start` to `end`. Each of these
+/// alone may be true of something else.
 ///
 /// # Safety
 /// As [`is_nested`].
 #[inline(always)]
-pub unsafe fn is_inside_free(state: *mut ThreadState, entry_sp: u64, target: &Target) -> bool {
+pub unsafe fn is_inside_free(state: *mut ThreadState, entry_sp: u64, start: u64, end: u64) -> bool {
     // SAFETY: the caller's promise; checked reads of user memory.
     unsafe {
         if (*state).free_sp == 0 || entry_sp >= (*state).free_sp || !config::rule(rule::NESTED_ONCE) {
             return false;
         }
         let caller = bpf_probe_read_user(entry_sp as *const u64).unwrap_or(0);
-        if caller < target.allocator_start || caller >= target.allocator_end {
+        if caller.wrapping_sub(start) >= end.wrapping_sub(start) {
             return false;
         }
         bpf_probe_read_user((*state).free_sp as *const u64).unwrap_or(0) == (*state).free_caller

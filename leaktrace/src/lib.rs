@@ -14,6 +14,8 @@ pub mod probe;
 
 pub mod ledger;
 
+pub mod python;
+
 pub mod report;
 pub mod symbolize;
 pub mod unwind;

@@ -392,7 +392,11 @@ rule!(
 /// No rule without a scenario: the list of rules is the kernel side's own.
 #[test]
 fn every_rule_has_its_two_tests() {
-    let tests = concat!(include_str!("kernel_rules.rs"), include_str!("changing_mappings.rs"));
+    let tests = concat!(
+        include_str!("kernel_rules.rs"),
+        include_str!("changing_mappings.rs"),
+        include_str!("python_free_lists.rs")
+    );
     for (rule, _) in leaktrace_common::rule::ALL {
         let name = rule.replace('-', "_");
         for test in [format!("root_rule_{name}"), format!("root_rule_{name}_fails_when_switched_off")] {

@@ -56,6 +56,9 @@ fn the_pprof_tool_shows_the_numbers_of_the_report() {
     assert_eq!(line_of(&top("inuse_space"), " parse")[0], "1125952B");
     assert_eq!(line_of(&top("inuse_space"), " main")[3], "4051392B");
     assert_eq!(line_of(&top("inuse_objects"), " main")[3], "168808");
+    assert_eq!(line_of(&top("inuse_space"), " Metrics.record")[0], "192000B", "the interpreter is no caller");
+    assert_eq!(line_of(&top("inuse_space"), " Metrics.record")[3], "396800B", "Python calls native code");
+    assert_eq!(line_of(&top("inuse_space"), " speed_push")[0], "204800B");
     assert_eq!(line_of(&top("alloc_space"), " parse")[0], "939524096B");
     assert_eq!(line_of(&top("alloc_objects"), " parse")[0], "39831189");
     assert!(
@@ -82,12 +85,14 @@ fn the_raw_profile_has_mappings_labels_and_the_truth_line() {
         "process:[service]",
         "pid:[77]",
         "domain:[py]",
+        "Metrics.record /srv/shop/app/metrics.py:128",
+        "/srv/shop/venv/lib/python3.11/site-packages/flask/app.py:1488",
         "Duration: 41m",
     ] {
         assert!(raw.contains(expected), "{expected:?} not in\n{raw}");
     }
     let comments = pprof(&file, &["-symbolize=none", "-comments"]);
-    assert!(comments.contains(&format!("truth: {}", report.truth.line())), "{comments}");
+    assert!(comments.contains(&format!("truth: {}", report.truth_line())), "{comments}");
 }
 
 #[test]

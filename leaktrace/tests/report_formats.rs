@@ -2,8 +2,13 @@
 
 mod sample_report;
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use leaktrace::report::OutputFormat;
-use leaktrace::report::model::{GroupBy, Report};
+use leaktrace::report::model::{
+    Change, Detail, Frame, FrameKind, GroupBy, ProcessReport, Report, SiteReport,
+};
 use leaktrace::report::text::{TextOptions, render};
 use leaktrace::report::{folded, json};
 use quick_xml::Reader;
@@ -40,14 +45,100 @@ fn text_with_the_live_map_full() {
     insta::assert_snapshot!(text(&live_map_full(), TextOptions::default()));
 }
 
-#[test]
-fn text_by_function() {
-    let mut report = normal();
-    report.group_by = GroupBy::Function;
+/// Everything at once, by function or line: native and Python, two stacks of one line, a line without stack.
+fn grouped(group_by: GroupBy) -> Report {
+    let mut report = several();
+    (report.group_by, report.top) = (group_by, 20);
     let mut twin = report.processes[0].sites[0].clone();
     twin.frames.remove(3);
     report.processes[0].sites.push(twin);
-    insta::assert_snapshot!(text(&report, TextOptions::default()));
+    report
+}
+
+#[test]
+fn text_by_function() {
+    insta::assert_snapshot!(text(&grouped(GroupBy::Function), TextOptions::default()));
+}
+
+#[test]
+fn text_by_line() {
+    insta::assert_snapshot!(text(&grouped(GroupBy::Line), TextOptions::default()));
+}
+
+#[test]
+fn text_by_line_verbose() {
+    insta::assert_snapshot!(text(
+        &grouped(GroupBy::Line),
+        TextOptions { verbose: true, ..TextOptions::default() }
+    ));
+}
+
+#[test]
+fn text_with_light_detail_says_what_it_leaves_out() {
+    let mut report = several();
+    report.detail = Detail::Light;
+    let text = text(&report, TextOptions::default());
+    let truth = text.lines().last().unwrap_or_default();
+    assert!(truth.contains("; light detail: Python's blocks of up to 512 bytes are seen only as"), "{truth}");
+    assert!(truth.contains("; PID 78: python 3.11.2 (pymalloc"), "{truth}");
+    assert!(!truth.contains("explained"), "a count of pools explains no count of blocks: {truth}");
+}
+
+/// A table by line can be read by what reads tracemalloc's output, and by people who know it.
+#[test]
+fn a_row_is_what_tracemalloc_itself_prints() {
+    let cases: [(u64, u64, i64, i64); 9] = [
+        (4_041_312, 168_388, 120_288, 5_012),
+        (24, 1, 24, 1),
+        (0, 0, -512, -1),
+        (10_239, 3, -10_240, -3),
+        (10_240, 7, 0, 0),
+        (102_399, 1_000, 102_400, 999),
+        (104_857_600, 11, -104_857_599, -11),
+        (987_654_321_098, 1_234_567, 1_099_511_627_776, 1),
+        (u64::MAX / 2, 3, i64::MAX, i64::MIN),
+    ];
+    let program = "import sys, tracemalloc\n\
+        frame = tracemalloc.Traceback((('log.py', 128),))\n\
+        for line in sys.stdin:\n    \
+            size, count, size_diff, count_diff = map(int, line.split())\n    \
+            print(tracemalloc.StatisticDiff(frame, size, size_diff, count, count_diff))\n";
+    let input: String = cases.iter().map(|(a, b, c, d)| format!("{a} {b} {c} {d}\n")).collect();
+    let expected = python(program, &input);
+    assert_eq!(expected.lines().count(), cases.len(), "{expected}");
+    for (case, expected) in cases.into_iter().zip(expected.lines()) {
+        let rendered = text(&by_line(case), TextOptions::default());
+        let row = rendered.lines().find(|line| line.starts_with("#1"));
+        // A line without survivors has no row.
+        assert_eq!(row, (case.0 > 0).then(|| format!("#1  {expected}")).as_deref());
+    }
+}
+
+fn by_line((bytes, blocks, byte_change, block_change): (u64, u64, i64, i64)) -> Report {
+    let frame =
+        Frame { kind: FrameKind::Python, file: Some("log.py".into()), line: Some(128), ..Frame::default() };
+    let site = SiteReport {
+        survivors: amount(bytes, blocks),
+        survivors_change: Change { bytes: byte_change, blocks: block_change },
+        frames: vec![frame],
+        ..SiteReport::default()
+    };
+    let process = ProcessReport { survivors: site.survivors, sites: vec![site], ..ProcessReport::default() };
+    Report { processes: vec![process], group_by: GroupBy::Line, top: 1, ..Report::default() }
+}
+
+/// What a Python program prints.
+fn python(program: &str, input: &str) -> String {
+    let mut child = Command::new("python3")
+        .args(["-c", program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 must be installed");
+    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("python3 reads");
+    let output = child.wait_with_output().expect("python3 ends");
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).expect("text")
 }
 
 #[test]
@@ -136,18 +227,19 @@ fn collect_keys(path: &str, value: &serde_json::Value, keys: &mut Vec<String>) {
 fn the_flamegraph_is_well_formed_and_shows_every_stack_and_the_truth() {
     let drawn = written(|out| OutputFormat::Svg.write(&several(), out));
     let titles = texts_of(&drawn, "title");
-    for (frame, bytes) in [("service-77", "4,106,848"), ("record", "4,041,312"), ("my:_worker-78", "205,000")]
+    for (frame, bytes) in [("service-77", "4,106,848"), ("record", "4,041,312"), ("my:_worker-78", "437,232")]
     {
         let expected = format!("{frame} ({bytes} bytes, ");
         assert!(titles.iter().any(|title| title.starts_with(&expected)), "{expected} not in {titles:?}");
     }
     assert!(
-        titles.iter().any(|title| title.starts_with("record (/app/log.py:128) (204,800 bytes")),
+        titles.iter().any(|title| title.starts_with("Metrics.record (app/metrics.py:128) (396,800 bytes")),
         "{titles:?}"
     );
     let texts = texts_of(&drawn, "text");
-    assert!(texts.iter().any(|text| text.starts_with("2 processes: 4.1 MiB in 168,589 blocks")), "{texts:?}");
-    assert!(texts.iter().any(|text| text.starts_with("truth: LOST 3 events")), "{texts:?}");
+    assert!(texts.iter().any(|text| text.starts_with("2 processes: 4.3 MiB in 176,791 blocks")), "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains(" | truth: LOST 3 events")), "{texts:?}");
+    assert!(texts.iter().any(|text| text.starts_with("blue: Python, orange: native")), "{texts:?}");
 }
 
 #[test]

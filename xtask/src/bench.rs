@@ -1,8 +1,9 @@
-//! What tracing costs. The same process is measured untraced, under leaktrace and under bcc's memleak in turns, and
+//! What tracing costs. The same program is measured untraced, under leaktrace and under its rivals in turns, and
 //! the medians of the rounds are compared. No number here is asserted: they are printed, with the machine.
 
 mod chain;
 mod depth;
+mod flask;
 mod pairs;
 mod reports;
 mod tables;
@@ -28,6 +29,8 @@ pub enum Part {
     Pairs,
     /// An allocation and its free, by depth of the stack; what each frame costs.
     Depth,
+    /// A Flask service's requests a second, beside tracemalloc and memray.
+    Flask,
     /// Reports, by number of live blocks.
     Reports,
     /// Making unwind tables of large libraries, and reading them from disk. Traces nothing.
@@ -50,6 +53,7 @@ pub fn run(rounds: usize, only: &[Part]) -> Result<()> {
         match part {
             Part::Pairs => pairs::run(&bench, rounds.max(1))?,
             Part::Depth => depth::run(&bench, rounds.max(1))?,
+            Part::Flask => flask::run(&bench, rounds.max(1))?,
             Part::Reports => reports::run(&bench)?,
             Part::Tables => tables::run(rounds.max(1))?,
         }

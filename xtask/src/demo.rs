@@ -1,75 +1,59 @@
-//! A leaking service, traced as a user would, from building leaktrace to the flamegraph.
+//! A Flask service with a slow leak, under load, traced from outside as a user would: from building leaktrace to the line
+//! that leaks and the flamegraph.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::script::{self, Load, Script};
 use crate::setup::Purpose;
-use crate::{build, command, program, setup, workspace};
+use crate::{build, command, setup, workspace};
 
-/// The function of the service that keeps what it allocates.
-const LEAKING_FUNCTION: &str = "session_remember";
+/// The helper of the service that keeps what it makes.
+const LEAKING_FILE: &str = "metrics.py";
 
-/// Functions of the service that give back what they allocate.
-const INNOCENT: &[&str] = &["page_render", "request_parse"];
+/// Source files of what gives its memory back, in time.
+const INNOCENT: &[&str] = &["flask_service.py", "jsonschema", "waitress"];
+
+/// Requests come on so many connections, with a pause between two of each, in seconds.
+const LOAD: (usize, f64) = (2, 0.004);
 
 /// Builds, leaks, traces, shows.
 pub fn run() -> Result<()> {
-    setup::run(Purpose::Build)?;
+    setup::run(Purpose::Demo)?;
     let leaktrace = build::leaktrace(false)?;
     let directory = workspace::cache("demo")?;
-    let service = Service::start(&directory)?;
+    let source = Script::path(LEAKING_FILE);
+    let culprit = format!("{LEAKING_FILE}:{}", script::marked_line(&source, "floats")?);
+    let mut service = Script::start(&[], "flask_service.py", &["0"])?;
+    let mut load = Load::start(&mut service, LOAD.0, LOAD.1)?;
     let outputs = ["flame.svg", "leak.folded"].map(|name| directory.join(name));
     let report = trace(&leaktrace, service.pid(), &outputs)?;
-    drop(service);
+    let (requests, _) = load.count()?;
+    drop((load, service));
     let last = last_report(&report);
     println!("\nThe last of its reports:\n\n{last}");
-    check(last, &outputs)?;
-    println!("The report names {LEAKING_FUNCTION}, which is the leak in xtask/demo/service.c.");
+    check(last, &outputs, &culprit)?;
+    println!(
+        "The service answered {requests} requests meanwhile, and none failed. Each leaks a float of 24 bytes at {culprit}:"
+    );
+    println!("{}", source_around(&source, "floats")?);
     println!("Flamegraph (open it in a browser): {}", workspace::shown(&outputs[0]));
     println!("The same as folded stacks:         {}", workspace::shown(&outputs[1]));
     Ok(())
 }
 
-/// The leaking service, running.
-struct Service(Child);
-
-impl Service {
-    fn start(directory: &Path) -> Result<Self> {
-        let built = program::compile(&workspace::root().join("xtask/demo/service.c"), directory)?;
-        let file = built.first().context("the service was not built")?;
-        let started = Command::new(file).stdout(Stdio::piped()).spawn();
-        let mut service = Self(started.with_context(|| format!("cannot start {}", file.display()))?);
-        let mut line = String::new();
-        BufReader::new(service.0.stdout.take().context("no stdout")?).read_line(&mut line)?;
-        if line.trim() != "ready" {
-            bail!("the service did not start");
-        }
-        Ok(service)
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        command::stop(&mut self.0);
-    }
-}
-
 /// Runs `leaktrace trace` and returns its reports.
 fn trace(leaktrace: &Path, pid: u32, outputs: &[PathBuf; 2]) -> Result<String> {
     let mut trace = command::as_root(leaktrace)?;
-    trace.args(["trace", "-p", &pid.to_string(), "--interval", "2s", "--duration", "10s"]);
+    trace.args(["trace", "-p", &pid.to_string(), "--interval", "3s", "--duration", "15s"]);
+    trace.args(["--group-by", "line", "--top", "5"]);
     for output in outputs {
         trace.arg("-o").arg(output);
     }
-    println!("\n$ {}\n(10 seconds)\n", shown(&trace));
+    println!("\n$ {}\n(15 seconds)\n", shown(&trace));
     let done = trace.stderr(Stdio::inherit()).output().context("cannot start leaktrace")?;
     let text = String::from_utf8_lossy(&done.stdout).into_owned();
     if !done.status.success() {
@@ -83,26 +67,42 @@ fn shown(command: &Command) -> String {
     command::describe(command).replace(&format!("{}/", workspace::root().display()), "")
 }
 
-/// The demo proves what it shows: the leak is named, what is no leak is not, the files say the same.
-fn check(report: &str, outputs: &[PathBuf; 2]) -> Result<()> {
-    if !report.contains(LEAKING_FUNCTION) {
-        bail!("the report does not name {LEAKING_FUNCTION}, which leaks");
+/// The demo proves what it shows: the leak is ranked first, what is no leak is not, the files say the same.
+fn check(report: &str, outputs: &[PathBuf; 2], culprit: &str) -> Result<()> {
+    match ranked_first(report) {
+        Some(line) if line.ends_with(culprit) => {}
+        other => bail!("{culprit} leaks, but the report ranks {other:?} first"),
     }
     let [flamegraph, folded] = outputs.each_ref().map(|file| {
         fs::read_to_string(file).with_context(|| format!("leaktrace did not write {}", file.display()))
     });
-    if !flamegraph?.contains(LEAKING_FUNCTION) {
-        bail!("the flamegraph does not show {LEAKING_FUNCTION}");
+    if !flamegraph?.contains(culprit) {
+        bail!("the flamegraph does not show {culprit}");
     }
-    match heaviest(&folded?) {
-        Some(stack)
-            if stack.contains(LEAKING_FUNCTION) && !INNOCENT.iter().any(|name| stack.contains(name)) =>
-        {
-            Ok(())
-        }
-        Some(stack) => bail!("the heaviest stack is not the leak: {stack}"),
-        None => bail!("the folded output has no stack"),
+    match heaviest(&folded?).and_then(|stack| stack.rsplit(';').find(|frame| frame.contains(".py:"))) {
+        Some(frame) if frame.contains(culprit) && !INNOCENT.iter().any(|name| frame.contains(name)) => Ok(()),
+        Some(frame) => bail!("the heaviest stack is not the leak: it ends in {frame}"),
+        None => bail!("the folded output has no Python stack"),
     }
+}
+
+/// The line of source that a report ranks first: `#1  metrics.py:25: size=...`.
+fn ranked_first(report: &str) -> Option<&str> {
+    let first = report.lines().find_map(|line| line.strip_prefix("#1 "))?;
+    first.split_whitespace().next().map(|word| word.trim_end_matches(':'))
+}
+
+/// A marked line of a script and its neighbours, without the mark.
+fn source_around(source: &Path, mark: &str) -> Result<String> {
+    let line = script::marked_line(source, mark)?;
+    let text = fs::read_to_string(source).with_context(|| format!("cannot read {}", source.display()))?;
+    let around = text.lines().enumerate().skip(line.saturating_sub(2)).take(3);
+    let bare = |text: &str| text.split("  # mark:").next().unwrap_or_default().to_owned();
+    Ok(around
+        .map(|(index, text)| {
+            format!("  {} {:>3}  {}\n", if index + 1 == line { '>' } else { ' ' }, index + 1, bare(text))
+        })
+        .collect())
 }
 
 /// What was printed from the last report's headline on.
@@ -133,5 +133,22 @@ mod tests {
     fn heaviest_stack_is_by_weight() {
         assert_eq!(heaviest("a;b 9\na;c d 10\n"), Some("a;c d"));
         assert_eq!(heaviest("nonsense\n"), None);
+    }
+
+    #[test]
+    fn what_is_ranked_first_is_a_source_line() {
+        let report = "leaktrace report 2, y\n#1  a/metrics.py:25: size=3\n#2  b.py:1: size=1\n";
+        assert_eq!(ranked_first(report), Some("a/metrics.py:25"));
+        assert_eq!(ranked_first("nothing\n"), None);
+    }
+
+    #[test]
+    fn the_leak_is_shown_in_its_source() -> Result<()> {
+        let shown = source_around(&Script::path(LEAKING_FILE), "floats")?;
+        assert!(
+            shown.contains("> ") && shown.contains("milliseconds =") && !shown.contains("mark"),
+            "{shown}"
+        );
+        Ok(())
     }
 }

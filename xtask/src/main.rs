@@ -5,11 +5,13 @@ mod archive;
 mod bench;
 mod build;
 mod command;
+mod container_build;
 mod demo;
 mod environment;
 mod guest;
 mod headers;
 mod initramfs;
+mod interpreter;
 mod kernel;
 mod link;
 mod linker;
@@ -17,12 +19,14 @@ mod lint;
 mod matrix;
 mod package;
 mod program;
+mod script;
 mod setup;
 mod soak;
 mod statistics;
 mod test;
 mod toolchain;
 mod tracer;
+mod virtual_environment;
 mod workload;
 mod workspace;
 
@@ -63,9 +67,11 @@ enum Task {
         /// Only tests whose name contains this.
         filter: Option<String>,
     },
-    /// Trace a leaking program and show the report and the flamegraph.
+    /// Trace a Flask service that leaks, and show the line and the flamegraph.
     Demo,
-    /// Measure what tracing costs, beside bcc's memleak.
+    /// Build a Python as official container images have it, for the tests to trace; takes a quarter of an hour.
+    Interpreter,
+    /// Measure what tracing costs, beside bcc's memleak, tracemalloc and memray.
     Bench {
         /// Interleaved rounds; medians are taken over them.
         #[arg(long, default_value_t = 5)]
@@ -102,6 +108,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(),
         Task::Test { quick, filter } => test::run(quick, filter.as_deref()),
         Task::Demo => demo::run(),
+        Task::Interpreter => container_build::run(),
         Task::Bench { rounds, only } => bench::run(rounds, &only),
         Task::Soak { duration } => soak::run(duration),
         Task::Matrix { kernel, test, smoke } => matrix::run(kernel, &test, smoke),

@@ -25,6 +25,7 @@ const CHOSEN: &[&str] = &[
     "whole_stacks",
     "truncated_stacks",
     "changing_mappings",
+    "loads",
 ];
 
 /// Comes before every line of our own on the console.

@@ -8,13 +8,15 @@ use clap::ValueEnum;
 
 use crate::package::Package;
 use crate::toolchain::{EBPF_TOOLCHAIN, EbpfToolchain};
-use crate::{command, linker, package, toolchain};
+use crate::{command, interpreter, linker, package, toolchain, virtual_environment};
 
 /// What the machine is prepared for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Purpose {
     /// Building leaktrace.
     Build,
+    /// The demo.
+    Demo,
     /// The test suite.
     Test,
     /// The benchmark.
@@ -44,9 +46,14 @@ const TEST: &[Package] = &[
     Package { name: "gdb", why: "shows the stacks that leaktrace's are compared with" },
     Package { name: "perl", why: "a program whose stacks are compared with gdb's" },
     Package { name: "python3", why: "a program whose stacks are compared with gdb's" },
+    Package { name: "debootstrap", why: "fetches the Pythons of other suites of Debian" },
+    Package { name: "debian-archive-keyring", why: "tells that they are Debian's" },
     Package { name: "musl-tools", why: "programs with another C library to trace" },
     Package { name: "golang-go", why: "its pprof tool opens the profiles that leaktrace writes" },
 ];
+
+const SERVICES: &[Package] =
+    &[Package { name: "python3-venv", why: "keeps the packages of the services that are traced apart" }];
 
 const BENCH: &[Package] =
     &[Package { name: "bpfcc-tools", why: "memleak, which leaktrace is measured against" }];
@@ -70,8 +77,18 @@ pub fn run(purpose: Purpose) -> Result<()> {
     if purpose.includes(Purpose::Test) || purpose == Purpose::Matrix {
         package::ensure(TEST)?;
     }
+    if purpose.includes(Purpose::Test) {
+        interpreter::ensure_roots()?;
+    }
     if purpose.includes(Purpose::Bench) {
         package::ensure(BENCH)?;
+    }
+    if [Purpose::Demo, Purpose::Test, Purpose::Bench].iter().any(|services| purpose.includes(*services)) {
+        package::ensure(SERVICES)?;
+        virtual_environment::ensure(&virtual_environment::SERVICES)?;
+    }
+    if purpose.includes(Purpose::Bench) {
+        virtual_environment::ensure(&virtual_environment::BENCH)?;
     }
     if purpose.includes(Purpose::Matrix) {
         package::ensure(MATRIX)?;

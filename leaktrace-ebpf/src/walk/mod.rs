@@ -2,6 +2,7 @@
 //! `frames` of the thread's scratch, innermost first, and says why it ended. `rules` finds the rule of an address,
 //! `window` reads the stack; what a rule does is in `leaktrace_common::unwind`, where plain tests reach it.
 
+pub mod python;
 mod rules;
 mod window;
 
@@ -20,12 +21,31 @@ use leaktrace_common::{
 use self::window::Window;
 use crate::{config, lifecycle, maps::TARGETS, probe::Call, sync};
 
-/// Walks the calling thread's user stack into `state` and names it.
+/// Walks the calling thread's user stack into `state`, and its Python frames behind that, and names it.
 ///
 /// # Safety
 /// `state` must point to the calling thread's own THREADS value.
 #[inline(always)]
 pub unsafe fn walk(state: *mut ThreadState, call: &Call) {
+    // SAFETY: the caller's promise.
+    unsafe { walk_from(state, call, Start::FunctionEntry) }
+}
+
+/// Where a walk begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At a function's entry: the first frame is its caller's.
+    FunctionEntry,
+    /// At an instruction in the middle of a function, which is the first frame.
+    Instruction,
+}
+
+/// As [`walk`].
+///
+/// # Safety
+/// As [`walk`].
+#[inline(always)]
+pub unsafe fn walk_from(state: *mut ThreadState, call: &Call, start: Start) {
     let target = &call.target;
     let seed = (u64::from(target.generation) << 32) | u64::from(target.serial);
     // SAFETY: `state` is the caller's promise; the callback has the type that the helper expects.
@@ -42,9 +62,17 @@ pub unsafe fn walk(state: *mut ThreadState, call: &Call) {
         (*walk).hash = mix(seed, 0x6c65_616b);
         (*walk).count = 0;
         (*walk).reason = u64::from(end::TOO_DEEP);
-        match caller(state) {
-            Some(caller) => {
-                keep(state, 0, caller);
+        let first = match start {
+            Start::FunctionEntry => caller(state),
+            Start::Instruction => {
+                (*walk).at.pc = call.registers.instruction_pointer;
+                (*walk).at.exact = 1;
+                Some(call.registers.instruction_pointer | FRAME_EXACT)
+            }
+        };
+        match first {
+            Some(first) => {
+                keep(state, 0, first);
                 let callback = frame as extern "C" fn(u64, *mut Context) -> i64;
                 let mut context = Context { state };
                 bpf_loop(MAX_FRAMES as u32, callback as *mut c_void, (&raw mut context).cast(), 0);
@@ -60,6 +88,7 @@ pub unsafe fn walk(state: *mut ThreadState, call: &Call) {
             sync::count(counter::STACKS_TRUNCATED);
             ask_for_mappings(call, &(*walk).code, (*walk).reason);
         }
+        python::walk(state, target);
     }
 }
 

@@ -1,4 +1,5 @@
-//! `leaktrace doctor`: what works on this host, and what would be placed in a target. Reads only.
+//! `leaktrace doctor`: what works on this host, and what would be placed in a target. Reads only; `--measure` places probes
+//! and redirects pointers for moments, and says so before.
 
 use std::{
     io::{self, Write},
@@ -7,16 +8,25 @@ use std::{
 
 use super::{Failure, args::DoctorArguments, meant};
 use crate::{
-    daemon::{CallRates, check_target, count_calls},
+    daemon::{Measured, MeasuredCall, check_target, measure},
     kernel::{Kernel, LoadOptions},
-    probe::{cost::CostTable, plan::ProbeRow},
+    probe::{
+        cost::CostTable,
+        plan::{Plan, ProbeRow},
+    },
     process::{host, maps},
-    target::{TargetSpec, discover, preflight},
+    python::{
+        Refusal, SlotChange,
+        allocators::{Domain, Kind, State},
+        leftover::Records,
+        plan::needs_stop,
+    },
+    target::{
+        TargetSpec, discover, preflight,
+        python::{self, Examined, Planned},
+    },
     unwind::survey::{Surveyed, survey},
 };
-
-/// How long `--measure` counts. Short: while it counts, the target pays for the probes.
-const WINDOW: Duration = Duration::from_millis(200);
 
 /// Prints what was found.
 ///
@@ -33,11 +43,13 @@ pub fn run(typed: &DoctorArguments) -> Result<(), Failure> {
     };
     let Some(TargetSpec::Pids(pids)) = target else { return Ok(()) };
     for pid in pids {
-        let rows = process(pid, &costs, &mut out)?;
+        process(pid, &costs, &mut out)?;
+        let redirect = interpreter(pid, &costs, &mut out)?;
         unwind_tables(pid, &mut out)?;
-        if let (true, Some(kernel)) = (typed.measure, &mut kernel) {
-            let rates = count_calls(kernel, pid, &costs, WINDOW)?;
-            prediction(&rates, &rows, &mut out).map_err(|error| closed(&error))?;
+        if typed.measure && kernel.is_some() {
+            announce(pid, &redirect, &mut out).map_err(|error| closed(&error))?;
+            let measured = measure(pid, &costs, meant::plan_for(pid)?)?;
+            prediction(&measured, &mut out).map_err(|error| closed(&error))?;
         }
     }
     Ok(())
@@ -54,6 +66,9 @@ fn host_findings(out: &mut impl Write) -> io::Result<Option<Kernel>> {
             None => writeln!(out, "ok       {what}")?,
             Some(sentence) => writeln!(out, "PROBLEM  {what}: {sentence}")?,
         }
+    }
+    for sentence in Records::default().look() {
+        writeln!(out, "note     {sentence}")?;
     }
     for note in host::Security::read().notes() {
         writeln!(out, "note     {note}")?;
@@ -73,18 +88,110 @@ fn host_findings(out: &mut impl Write) -> io::Result<Option<Kernel>> {
 }
 
 /// One process: every probe, the instruction it sits on and what a call costs.
-fn process(pid: u32, costs: &CostTable, out: &mut impl Write) -> Result<Vec<ProbeRow>, Failure> {
+fn process(pid: u32, costs: &CostTable, out: &mut impl Write) -> Result<(), Failure> {
     let identity = check_target(pid)?;
     let found = discover::required(pid, costs)?;
     let rows = found.plan.rows();
     print_rows(pid, &identity.name, &rows, out)
         .and_then(|()| found.plan.notes.iter().try_for_each(|note| writeln!(out, "  note: {note}")))
-        .map_err(|error| closed(&error))?;
-    Ok(rows)
+        .map_err(|error| closed(&error))
+}
+
+/// Its Python interpreter, if it has one; returns the pointers that exact tracing would redirect.
+fn interpreter(pid: u32, costs: &CostTable, out: &mut impl Write) -> Result<Vec<SlotChange>, Failure> {
+    let mappings = maps::read(pid).map_err(|error| Failure::Failed(error.to_string()))?;
+    match python::examine(pid, &mappings, costs) {
+        Ok(None) => Ok(Vec::new()),
+        Ok(Some(examined)) => {
+            print_interpreter(&examined, out).map_err(|error| closed(&error))?;
+            Ok(examined.allocators.map(|planned| planned.exact.redirect).unwrap_or_default())
+        }
+        Err(refusal) => print_refusal(&refusal, out).map(|()| Vec::new()).map_err(|error| closed(&error)),
+    }
+}
+
+fn print_refusal(refusal: &Refusal, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "\n  Python: {refusal}")
+}
+
+fn print_interpreter(examined: &Examined, out: &mut impl Write) -> io::Result<()> {
+    let Examined { interpreter, allocators } = examined;
+    writeln!(out, "\n  CPython {} in {}", interpreter.version, interpreter.path.display())?;
+    let planned = match allocators {
+        Ok(planned) => planned,
+        Err(reason) => return writeln!(out, "  its allocators are not probed: {reason}"),
+    };
+    for domain in Domain::ALL {
+        writeln!(out, "  {domain:6} allocator: {}", served(&planned.tables.table(domain).state))?;
+    }
+    let redirected = planned.tables.redirected().count();
+    if redirected > 0 {
+        writeln!(
+            out,
+            "  {redirected} pointers of its tables are redirected by another leaktrace, or by one that was killed"
+        )?;
+    }
+    print_plan("--detail exact", &planned.exact.plan, out)?;
+    print_writes(&planned.exact.redirect, out)?;
+    print_alternatives(planned, out)
+}
+
+fn served(state: &State) -> String {
+    match state {
+        State::Default(Kind::Malloc) => "the C library's malloc".to_owned(),
+        State::Default(Kind::Small) => "CPython's small-object allocator".to_owned(),
+        State::Default(Kind::Other) => "another of the interpreter's own".to_owned(),
+        State::Hooked(by) => format!("hooked by {by}"),
+    }
+}
+
+fn print_plan(title: &str, plan: &Plan, out: &mut impl Write) -> io::Result<()> {
+    let rows = plan.rows();
+    writeln!(out, "  {title}: {} probes in the interpreter", rows.len())?;
+    if !rows.is_empty() {
+        print_table(&rows, out)?;
+    }
+    plan.notes.iter().try_for_each(|note| writeln!(out, "  note: {note}"))
+}
+
+fn print_writes(redirect: &[SlotChange], out: &mut impl Write) -> io::Result<()> {
+    if redirect.is_empty() {
+        return writeln!(out, "  nothing is written: the compiler has not inlined the allocator");
+    }
+    writeln!(out, "  written while tracing, undone at the end, refused by --no-target-writes:")?;
+    redirect.iter().try_for_each(|change| writeln!(out, "    {change}"))
+}
+
+fn print_alternatives(planned: &Planned, out: &mut impl Write) -> io::Result<()> {
+    if !planned.exact.redirect.is_empty() {
+        print_plan("--no-target-writes", &planned.without_writes.plan, out)?;
+    }
+    print_plan("--detail light", &planned.light.plan, out)
+}
+
+/// What measuring does to the process.
+fn announce(pid: u32, redirect: &[SlotChange], out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "\n  measuring for 10 s: probes in process {pid}, working for some ms in every 100 ms")?;
+    if !redirect.is_empty() {
+        let stops =
+            if needs_stop(redirect) { ", all its threads stopped for a moment each time" } else { "" };
+        writeln!(
+            out,
+            "  {} pointers of Python's allocator table are redirected for that and back{stops}",
+            redirect.len()
+        )?;
+    }
+    out.flush()
 }
 
 fn print_rows(pid: u32, name: &str, rows: &[ProbeRow], out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "\nprocess {pid} ({name}): {} probes", rows.len())?;
+    print_table(rows, out)?;
+    let source = rows.first().map_or_else(|| "unknown".to_owned(), |row| row.source.to_string());
+    writeln!(out, "  costs are those of the traps, {source} on this host; leaktrace's own work comes on top")
+}
+
+fn print_table(rows: &[ProbeRow], out: &mut impl Write) -> io::Result<()> {
     let width = |text: fn(&ProbeRow) -> usize| rows.iter().map(text).max().unwrap_or(0);
     let function = width(|row| row.function.len());
     let instruction = width(|row| row.instruction.len());
@@ -98,15 +205,14 @@ fn print_rows(pid: u32, name: &str, rows: &[ProbeRow], out: &mut impl Write) -> 
             out,
             "  {:function$}  {:>12}  {:instruction$}  {:14}  {:>12}  {}",
             row.function,
-            format!("{:#x}+{}", row.address.0.saturating_sub(row.offset), row.offset),
+            format!("{:#x}{:+}", row.address.0.wrapping_add_signed(-row.offset), row.offset),
             row.instruction,
             if row.emulated { "emulates it" } else { "single-steps" },
             format!("{}{}", row.cost_ns, if row.needs_return { " (2 traps)" } else { "" }),
             row.object.display(),
         )?;
     }
-    let source = rows.first().map_or_else(|| "unknown".to_owned(), |row| row.source.to_string());
-    writeln!(out, "  costs are those of the traps, {source} on this host; leaktrace's own work comes on top")
+    Ok(())
 }
 
 /// What stacks of the process would be walked by.
@@ -152,21 +258,19 @@ fn print_tables(objects: &[Surveyed], out: &mut impl Write) -> io::Result<()> {
 }
 
 /// What tracing would cost the process, from the calls it makes.
-fn prediction(rates: &CallRates, rows: &[ProbeRow], out: &mut impl Write) -> io::Result<()> {
-    let mut share = 0.0;
-    writeln!(out, "  calls a second, counted for {} ms:", rates.window.as_millis())?;
-    for row in rows {
-        let calls: f64 = row.function.split(", ").filter_map(|name| rates.per_second.get(name)).sum();
-        if calls > 0.0 {
-            share += calls * f64::from(row.cost_ns) / 1e9;
-            writeln!(out, "    {:30} {calls:>12.0}", row.function)?;
-        }
+fn prediction(measured: &Measured, out: &mut impl Write) -> io::Result<()> {
+    let Measured { window, cpu_share, calls, .. } = measured;
+    writeln!(out, "  calls, counted for {} ms in all, and what tracing one costs:", window.as_millis())?;
+    for call in calls {
+        let MeasuredCall { function, per_second, cost_ns, .. } = call;
+        writeln!(out, "    {function:30} {per_second:>12.0} in a CPU second  {cost_ns:>7.0} ns")?;
     }
-    let busy = rates.cpu_share.max(share).max(0.001);
-    writeln!(
-        out,
-        "  the traps would take {share:.3} CPU seconds a second; the process uses {:.3}: predicted slowdown up to {:.2}x",
-        rates.cpu_share,
-        1.0 + share / busy
-    )
+    writeln!(out, "  the process uses {cpu_share:.2} CPU seconds a second")?;
+    for (detail, (slowdown, is_least)) in
+        [("--detail exact", measured.exact()), ("--detail light", measured.light())]
+    {
+        let least = if is_least { "at least " } else { "" };
+        writeln!(out, "  {detail}: predicted slowdown {least}{slowdown:.2}x")?;
+    }
+    Ok(())
 }

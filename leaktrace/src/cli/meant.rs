@@ -2,11 +2,14 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
+use clap::Parser as _;
 use leaktrace_common::rule;
 
 use super::{
     Failure,
-    args::{Detail, Format, Group, Link, Merge, Sort, TargetArguments, TraceArguments, Unwind},
+    args::{
+        Arguments, Command, Detail, Format, Group, Link, Merge, Sort, TargetArguments, TraceArguments, Unwind,
+    },
 };
 use crate::{
     daemon::UnwindMode,
@@ -52,6 +55,10 @@ pub struct TracePlan {
     pub max_live_blocks: u32,
     /// Cap of the site table.
     pub max_sites: u32,
+    /// Large blocks and pool refills only, nothing written to a target (`--detail light`).
+    pub light: bool,
+    /// Whether a target's memory may be written to at all.
+    pub target_writes: bool,
     /// How stacks are walked.
     pub unwind: UnwindMode,
     /// Cap of all unwind tables, rows.
@@ -66,8 +73,23 @@ pub struct TracePlan {
     pub rules_off: u64,
     /// Stop threads at one allocation in so many (tests); 0: never.
     pub stop_one_in: u32,
+    /// Count the calls of each function (`doctor --measure`).
+    pub count_hits: bool,
     /// Link mode to use.
     pub link_mode: Option<LinkMode>,
+}
+
+/// The plan of a plain `trace` of one process, whose calls are counted.
+///
+/// # Errors
+/// Never in practice: nothing that is asked for is out of the ordinary.
+pub fn plan_for(pid: u32) -> Result<TracePlan, Failure> {
+    let words = ["leaktrace".to_owned(), "trace".to_owned(), "-p".to_owned(), pid.to_string()];
+    let typed = Arguments::try_parse_from(words).map_err(|error| Failure::Usage(error.to_string()))?;
+    match typed.command {
+        Command::Trace(trace) => Ok(TracePlan { count_hits: true, ..TracePlan::try_from(*trace)? }),
+        Command::Doctor(_) => Err(Failure::Usage("not a trace".to_owned())),
+    }
 }
 
 impl TryFrom<TraceArguments> for TracePlan {
@@ -90,7 +112,6 @@ impl TryFrom<TraceArguments> for TracePlan {
         }
         let min_age = typed.min_age.as_deref().map(|text| time("--min-age", text)).transpose()?;
         not_yet(typed.merge != Merge::Process, "--merge", "process")?;
-        not_yet(typed.detail != Detail::Exact, "--detail", "exact")?;
         if typed.max_live_blocks == 0 || typed.max_sites < 2 {
             return Err(Failure::Usage(
                 "--max-live-blocks must be at least 1, and --max-sites at least 2".into(),
@@ -115,6 +136,8 @@ impl TryFrom<TraceArguments> for TracePlan {
             json: typed.format == Format::Json,
             max_live_blocks: typed.max_live_blocks,
             max_sites: typed.max_sites,
+            light: typed.detail == Detail::Light,
+            target_writes: typed.detail == Detail::Exact && !typed.no_target_writes,
             unwind: match typed.unwind {
                 Unwind::Tables => UnwindMode::Tables,
                 Unwind::FramePointers => UnwindMode::FramePointers,
@@ -125,6 +148,7 @@ impl TryFrom<TraceArguments> for TracePlan {
             outputs: typed.output.into_iter().map(output).collect::<Result<_, _>>()?,
             rules_off: rules_off(&typed.switch_off)?,
             stop_one_in: typed.stop_one_in,
+            count_hits: false,
             link_mode: typed.link_mode.map(|mode| match mode {
                 Link::Multi => LinkMode::Multi,
                 Link::Perf => LinkMode::Perf,

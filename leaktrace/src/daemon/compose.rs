@@ -1,19 +1,23 @@
 //! Puts a report together from what the ledger, the frame store and the kernel side say at one moment.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
-use leaktrace_common::{counter, hook::domain, record::SiteKey, walk::end};
+use leaktrace_common::{counter, hook::domain, python, record::SiteKey, walk::end};
 
 use super::code::CodeStatistics;
+use super::merging::Unmerged;
 use super::tracer::{MMAP_DOMAIN, Stack, Tracer};
 use crate::{
     ledger::{Ages, MappingLabel, SiteState},
-    process::{host::KernelRelease, status},
-    report::model::{
-        AgeClass, Amount, Change, Frame, Fullness, Growth, Loss, ProcessReport, Reason, Report, SiteReport,
-        SortKey, Truth,
+    process::{Identity, host::KernelRelease, status},
+    report::{
+        model::{
+            AgeClass, Amount, Change, Detail, Frame, FrameKind, Fullness, Growth, Loss, ProcessReport,
+            Reason, Report, SiteReport, SortKey, Truth,
+        },
+        path,
     },
-    symbolize::{FrameId, Statistics},
+    symbolize::{FrameId, PythonStatistics, Statistics},
     target::image::Image,
 };
 
@@ -28,6 +32,9 @@ const LOSSES: &[(usize, &str, Option<usize>)] = &[
     (counter::EVENT_SEND_FAILED, "mapping events that found the ring buffer full", None),
     (counter::READ_FAULTS, "results that could not be read", None),
 ];
+
+/// What makes two sites one: frames, how their walks ended, domain, kind of mapping.
+type SameSite = (Vec<FrameId>, [u8; 2], u32, Option<MappingLabel>);
 
 /// A site before its frames have names.
 struct RawSite {
@@ -70,6 +77,7 @@ impl Tracer {
             top: self.plan.top,
             sort: self.plan.sort,
             group_by: self.plan.group_by,
+            detail: if self.plan.light { Detail::Light } else { Detail::Exact },
             processes,
             truth,
         }
@@ -87,6 +95,7 @@ impl Tracer {
         let counted = || sites.iter().filter(|site| site.label.as_deref() != MappingLabel::Reserved.text());
         let live = counted().fold(Amount::default(), |sum, site| plus(sum, site.live));
         let survivors = counted().fold(Amount::default(), |sum, site| plus(sum, site.survivors));
+        let python = self.python_report(serial);
         let image = self.images.get_mut(&serial)?;
         image.survivors.set_survivors(survivors, now);
         Some(ProcessReport {
@@ -102,6 +111,12 @@ impl Tracer {
             allocated,
             survivors_change: image.survivors.change,
             growth: image.survivors.growth.growth(now),
+            application_root: image
+                .python
+                .interpreter
+                .as_ref()
+                .and_then(|_| application_root(&image.identity)),
+            python,
             sites,
         })
     }
@@ -158,13 +173,13 @@ impl Tracer {
 
     /// Stacks that differ for the kernel side (before and after a dlclose, say) may have the same frames: one site.
     fn merge_by_frames(&mut self, serial: u32, raw: Vec<RawSite>) -> Vec<SiteReport> {
-        let unknown = Stack { frames: Vec::new(), walk_end: end::COMPLETE };
-        let mut by_frames: HashMap<(Vec<FrameId>, u8, u32, Option<MappingLabel>), SiteReport> =
-            HashMap::new();
+        let unknown = Stack { frames: Vec::new(), walk_end: end::COMPLETE, python_end: 0 };
+        let mut by_frames: HashMap<SameSite, SiteReport> = HashMap::new();
         for site in raw {
             let stack = self.stacks.get(&(serial, site.stack_id)).unwrap_or(&unknown).clone();
             // Two stacks whose frames never arrived are not the same one.
-            let merged = by_frames.entry((stack.frames.clone(), stack.walk_end, site.domain, site.label));
+            let ends = [stack.walk_end, stack.python_end];
+            let merged = by_frames.entry((stack.frames.clone(), ends, site.domain, site.label));
             let entry = merged.or_insert_with(|| self.named(&site, &stack));
             if entry.stack_id == site.stack_id && entry.live == Amount::default() {
                 fill(entry, site);
@@ -178,13 +193,12 @@ impl Tracer {
     /// A site with names, its amounts still empty.
     fn named(&mut self, site: &RawSite, stack: &Stack) -> SiteReport {
         let frames: Vec<Frame> = stack.frames.iter().flat_map(|frame| self.frames.resolve(*frame)).collect();
-        let truncated = if stack.frames.is_empty() {
-            Some(if site.stack_id == 0 { "site table full" } else { "the frames never arrived" }.to_owned())
-        } else if stack.walk_end == end::COMPLETE || reaches_start(&frames) {
-            None
-        } else {
-            Some(end::NAMES.get(usize::from(stack.walk_end)).copied().unwrap_or("unknown reason").to_owned())
+        let truncated = match stack.frames.is_empty() {
+            true if site.stack_id == 0 => Some("site table full"),
+            true => Some("the frames never arrived"),
+            false => truncation(stack, &frames),
         };
+        let truncated = truncated.map(str::to_owned);
         SiteReport {
             stack_id: site.stack_id,
             domain: domain::NAMES.get(site.domain as usize).copied().unwrap_or("unknown").to_owned(),
@@ -219,6 +233,7 @@ impl Tracer {
         named.insert(counter::NAMES[counter::SWEPT_BLOCKS].to_owned(), self.swept);
         named.remove(counter::NAMES[counter::CALIBRATION_HITS]);
         named.extend(unwind_counters(&self.code.statistics()));
+        named.extend(python_counters(&self.unmerged, &names.python));
         Truth {
             lost: losses(&counters),
             unmatched_frees: counters[counter::UNMATCHED_FREES],
@@ -301,6 +316,20 @@ impl Tracer {
     }
 }
 
+/// Python frames in numbers, under the names that JSON and the verbose report use.
+fn python_counters(unmerged: &Unmerged, names: &PythonStatistics) -> [(String, u64); 7] {
+    let numbers = [
+        ("python_loops_without_frames", unmerged.loops_without_python),
+        ("python_frames_without_loop", unmerged.python_without_loop),
+        ("python_walks_truncated", unmerged.python_truncated),
+        ("python_code_objects", names.codes),
+        ("python_code_without_lines", names.without_lines),
+        ("python_name_bytes", names.text_bytes),
+        ("python_line_table_bytes", names.table_bytes),
+    ];
+    numbers.map(|(name, value)| (name.to_owned(), value))
+}
+
 /// Unwind tables in numbers, under the names that JSON and the verbose report use.
 fn unwind_counters(code: &CodeStatistics) -> Vec<(String, u64)> {
     let (store, workshop) = (&code.store, &code.workshop);
@@ -334,6 +363,21 @@ fn truncated_stacks(processes: &[ProcessReport]) -> std::collections::BTreeMap<S
             reasons
         },
     )
+}
+
+/// Why a stack ends early, if it does. One whose Python frames are all there does not: what is missing is native frames
+/// between them.
+fn truncation(stack: &Stack, frames: &[Frame]) -> Option<&'static str> {
+    let python_end = u32::from(stack.python_end);
+    if matches!(python_end, python::end::UNREADABLE | python::end::TOO_DEEP | python::end::IMPLAUSIBLE) {
+        return python::end::NAMES.get(usize::from(stack.python_end)).copied();
+    }
+    let has_python = || frames.iter().any(|frame| frame.kind == FrameKind::Python);
+    let whole = stack.walk_end == end::COMPLETE || reaches_start(frames);
+    if whole || python_end == python::end::COMPLETE && has_python() {
+        return None;
+    }
+    Some(end::NAMES.get(usize::from(stack.walk_end)).copied().unwrap_or("unknown reason"))
 }
 
 /// Whether the outermost frame is where a process or thread starts. The C library has no frame pointers there, so
@@ -432,6 +476,11 @@ fn sort(sites: &mut [SiteReport], key: SortKey) {
             .then_with(by_live)
             .then_with(|| left.stack_id.cmp(&right.stack_id))
     });
+}
+
+fn application_root(identity: &Identity) -> Option<String> {
+    let directory = identity.directory.as_deref().and_then(Path::to_str);
+    path::application_root(directory, &identity.command)
 }
 
 fn own_cpu_seconds() -> f64 {

@@ -65,6 +65,7 @@ impl Tracer {
         image.r_debug = discovered.r_debug;
         image.layered = discovered.plan.layered;
         self.look_at(&mut image);
+        self.find_python(&mut image);
         image.allocator_text = allocator_text(&image, &discovered.plan);
         let early = self.plan.rules_off & rule::GATE != 0;
         let flags = self.flags(&image);
@@ -74,6 +75,7 @@ impl Tracer {
         self.code.publish(&mut self.kernel.code, &mut self.frames, &mut image);
         if let Err(failure) = self.place(&mut image, &discovered.plan) {
             self.kernel.remove_target(pid);
+            self.kernel.python.release_slot(image.python_slot);
             self.code.forget(&mut self.kernel.code, image.serial);
             return Err(match check_target(pid) {
                 Err(gone) => gone,
@@ -81,7 +83,12 @@ impl Tracer {
             });
         }
         self.await_tables(&mut image, TABLE_PATIENCE);
-        let entry = Target { flags, ..target(&image, gate::OPEN) };
+        self.place_python(&mut image);
+        self.await_python(&mut image);
+        let mut entry = Target { flags: self.flags(&image), ..target(&image, gate::OPEN) };
+        if image.python.not_yet.is_some() && self.own_child == Some(pid) {
+            entry.flags |= target_flag::STOP_AT_LINK_MAP;
+        }
         self.kernel.set_target(pid, &entry)?;
         announce(&image, &discovered.plan, begun.elapsed());
         self.images.insert(image.serial, image);
@@ -128,7 +135,6 @@ impl Tracer {
     /// Places the probes of a plan that are not in place yet.
     pub(super) fn place(&mut self, image: &mut Image, plan: &Plan) -> Result<(), Failure> {
         let (linker, mut hooks) = discover::attach_points(plan);
-        hooks.retain(|point| !image.probed.contains(&(point.path.clone(), point.offset.0)));
         if image.linker.link_count() == 0 && !linker.is_empty() {
             image.linker = self.kernel.attach(image.pid, &linker)?;
         }
@@ -136,18 +142,12 @@ impl Tracer {
             // The gate is open already: until the probes of `free` follow, every block looks like a leak.
             let is_free = |point: &crate::kernel::AttachPoint| point.cookie.kind == kind::FREE;
             let (frees, others) = hooks.into_iter().partition::<Vec<_>, _>(is_free);
-            image.hooks.merge(self.kernel.attach(image.pid, &others)?);
-            image.probed.extend(others.into_iter().map(|point| (point.path, point.offset.0)));
+            self.attach_new(image, others)?;
             std::thread::sleep(Duration::from_millis(20));
             hooks = frees;
         }
-        image.hooks.merge(self.kernel.attach(image.pid, &hooks)?);
-        image.probed.extend(hooks.into_iter().map(|point| (point.path, point.offset.0)));
-        for note in &plan.notes {
-            if !image.notes.contains(note) {
-                image.notes.push(note.clone());
-            }
-        }
+        self.attach_new(image, hooks)?;
+        plan.notes.iter().cloned().for_each(|sentence| image.note(sentence));
         Ok(())
     }
 
@@ -240,6 +240,7 @@ async fn await_stop(pid: u32) {
 
 /// What the kernel side is to know of an image.
 pub(super) fn target(image: &Image, gate: u32) -> Target {
+    let (interpreter_start, interpreter_end) = image.interpreter_text();
     Target {
         serial: image.serial,
         gate,
@@ -249,7 +250,9 @@ pub(super) fn target(image: &Image, gate: u32) -> Target {
         allocator_start: image.allocator_text.0,
         allocator_end: image.allocator_text.1,
         code_slot: image.code_slot,
-        pad: 0,
+        python_slot: image.python_slot,
+        interpreter_start,
+        interpreter_end,
     }
 }
 

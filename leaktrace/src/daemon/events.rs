@@ -88,6 +88,7 @@ impl Tracer {
             self.stacks_unknown += 1;
             return;
         }
+        let python = self.python_frames(record);
         let known =
             |image: &Image| image.code.knows(header.generation, record.frames.iter().copied().map(plain));
         let worth_a_look =
@@ -105,9 +106,11 @@ impl Tracer {
             let is_return_address = frame.0 & FRAME_EXACT == 0;
             self.frames.intern(image.pid, image.serial, &mappings, address, is_return_address)
         });
-        let frames = frames.collect();
+        let native = frames.collect();
+        let frames = self.with_python(record, native, &python);
         let walk_end = u8::try_from(header.walk_end).unwrap_or(u8::MAX);
-        self.stacks.insert((header.serial, header.stack_id), Stack { frames, walk_end });
+        let python_end = u8::try_from(header.python_end).unwrap_or(u8::MAX);
+        self.stacks.insert((header.serial, header.stack_id), Stack { frames, walk_end, python_end });
     }
 
     pub(super) fn event(&mut self, event: &Event) {
@@ -119,6 +122,7 @@ impl Tracer {
                 self.image_ended(event.serial, &exit::describe_wait_status(status));
             }
             kind::LINK_MAP => self.link_map_changed(event),
+            kind::FREE_LISTS_OPEN => self.close_lists_again(event.serial),
             kind::UNKNOWN_CODE => {
                 if !self.renew_code(event.serial) {
                     self.code.asked_in_vain(event.serial);
@@ -197,6 +201,8 @@ impl Tracer {
             tracing::warn!("{note}");
             image.notes.push(note);
         }
+        self.look_for_python(event.serial, true);
+        self.stop_no_more(event.tgid);
         // Whatever came of it: who was stopped goes on. Somebody else may have entered the image meanwhile.
         if event.extra != 0 {
             // SAFETY: a signal to the command that we started and stopped.
@@ -292,6 +298,7 @@ impl Tracer {
         image.ended = Some(how.to_owned());
         // What its own files say of generated code is read while they can be reached.
         self.frames.process_ending(serial);
+        image.python.release();
         image.hooks = Attachment::default();
         image.linker = Attachment::default();
         self.last_end = Some(how.to_owned());
@@ -316,7 +323,9 @@ impl Tracer {
             self.images.remove(&serial);
             return;
         }
-        self.images.remove(&serial);
+        if let Some(image) = self.images.remove(&serial) {
+            self.kernel.python.release_slot(image.python_slot);
+        }
         self.code.forget(&mut self.kernel.code, serial);
         self.retired.insert(serial);
         self.sweeping = true;

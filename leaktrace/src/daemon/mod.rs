@@ -7,6 +7,8 @@ mod entering;
 mod epoch_keeper;
 mod events;
 mod measure;
+mod merging;
+mod python;
 mod recycle;
 mod stdout;
 mod stopped;
@@ -36,7 +38,8 @@ use crate::{
 pub use code::UnwindMode;
 pub use ending::{Ending, EndingSignal};
 pub use entering::check_target;
-pub use measure::{CallRates, count_calls};
+pub use measure::{Measured, MeasuredCall, measure};
+pub use python::Python;
 use stdout::Stdout;
 use tracer::Tracer;
 

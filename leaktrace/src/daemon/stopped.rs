@@ -43,7 +43,8 @@ mod tests {
     #[test]
     fn only_a_stop_has_a_line() {
         let header = StackHeader { stack_id: 0x7ff8, tid: 9, ..StackHeader::default() };
-        let mut record = StackRecord { header, frames: vec![AbsoluteAddress(0x8000_0000_0000_1000)] };
+        let mut record =
+            StackRecord { header, frames: vec![AbsoluteAddress(0x8000_0000_0000_1000)], python: Vec::new() };
         assert_eq!(line(&record), None);
         record.header.walk_end = STOPPED | u32::from(end::TOO_DEEP);
         let expected = r#"{"stopped":9,"entry_sp":"0x7ff8","walk_end":"deeper than 127 frames","frames":["0x8000000000001000"]}"#;

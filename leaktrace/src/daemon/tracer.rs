@@ -14,6 +14,7 @@ use super::{
     check_target,
     code::{CodeKeeper, UnwindMode},
     epoch_keeper::EpochKeeper,
+    merging::Unmerged,
     recycle::Recycler,
 };
 use crate::{
@@ -21,6 +22,8 @@ use crate::{
     kernel::{Attachment, CodeCapacity, Kernel, LinkMode, LoadOptions, Logger, Rings, Sweeper},
     ledger::Ledger,
     probe::cost::CostTable,
+    process::maps,
+    python::Finder,
     report::model::Report,
     symbolize::{FrameId, FrameStore},
     target::{TargetSpec, image::Image},
@@ -34,6 +37,8 @@ pub struct Stack {
     pub frames: Vec<FrameId>,
     /// Why the walk ended.
     pub walk_end: u8,
+    /// Why the walk of its Python frames ended.
+    pub python_end: u8,
 }
 
 /// A PID whose image was replaced and whose new one is not traced yet.
@@ -53,6 +58,7 @@ pub struct Tracer {
     pub(super) stacks: HashMap<(u32, u64), Stack>,
     pub(super) keeper: EpochKeeper,
     pub(super) code: CodeKeeper,
+    pub(super) finder: Finder,
     pub(super) recycler: Recycler,
     pub(super) started: Instant,
     pub(super) started_unix_s: f64,
@@ -61,6 +67,7 @@ pub struct Tracer {
     pub(super) rows_full_since: Option<Duration>,
     pub(super) swept: u64,
     pub(super) stacks_unknown: u64,
+    pub(super) unmerged: Unmerged,
     pub(super) rings: Rings,
     pub(super) sweeper: Sweeper,
     pub(super) costs: CostTable,
@@ -87,15 +94,18 @@ impl Tracer {
         if let TargetSpec::Pids(pids) = &plan.target {
             pids.iter().try_for_each(|pid| check_target(*pid).map(drop))?;
         }
+        let mut finder = Finder::default();
         let options = LoadOptions {
             max_live_blocks: plan.max_live_blocks,
             max_sites: plan.max_sites,
             rules_off: plan.rules_off,
             log: plan.verbose,
-            count_hits: false,
             stop_one_in: plan.stop_one_in,
+            close_free_lists: plan.target_writes && may_be_python(&plan.target, &mut finder),
+            count_hits: plan.count_hits,
             code: CodeCapacity { rows: plan.max_unwind_rows, ..CodeCapacity::default() },
             link_mode: plan.link_mode,
+            ..LoadOptions::default()
         };
         let (mut kernel, rings, sweeper) = Kernel::load(&options)?;
         let logger = if plan.verbose { kernel.logger() } else { None };
@@ -111,6 +121,7 @@ impl Tracer {
         let code = CodeKeeper::new(plan.unwind, plan.rules_off, cache, &mut kernel.code)?;
         let mut tracer = Self {
             code,
+            finder,
             keeper: EpochKeeper::new(plan.min_age, plan.interval, plan.rules_off),
             started: Instant::now(),
             started_unix_s: unix_now(),
@@ -124,6 +135,7 @@ impl Tracer {
             rows_full_since: None,
             swept: 0,
             stacks_unknown: 0,
+            unmerged: Unmerged::default(),
             replaced: HashMap::new(),
             retired: HashSet::new(),
             sweeping: false,
@@ -141,6 +153,7 @@ impl Tracer {
             sweeper,
             costs,
         };
+        tracer.clean_up_leftovers();
         tracer.enter_targets().await?;
         Ok(tracer)
     }
@@ -164,6 +177,16 @@ impl Tracer {
     pub fn now(&self) -> Duration {
         self.started.elapsed()
     }
+}
+
+/// Whether a target is, or may become, a Python program. Only then the kernel side is asked to write to a process, of which the
+/// kernel warns in its log.
+fn may_be_python(target: &TargetSpec, finder: &mut Finder) -> bool {
+    let TargetSpec::Pids(pids) = target else { return true };
+    pids.iter().any(|pid| {
+        let mappings = maps::read(*pid).unwrap_or_default();
+        !matches!(finder.find(*pid, &mappings), Ok(None))
+    })
 }
 
 /// The disk cache of unwind tables. Tracing does without if it cannot be had.

@@ -46,6 +46,9 @@ impl Tracer {
         self.watch_losses();
         self.refill_log();
         self.images.values_mut().for_each(Image::read_memory);
+        self.watch_python();
+        let serials: Vec<u32> = self.images.keys().copied().collect();
+        serials.into_iter().for_each(|serial| self.look_for_python(serial, false));
         self.watch_main_threads();
         let silent: Vec<u32> = self
             .images
@@ -159,6 +162,7 @@ impl Tracer {
     /// Takes every probe away. A command that we started is sent the signal that ended us, as a shell would.
     pub fn detach(&mut self, ending: &Ending) {
         for image in self.images.values_mut() {
+            image.python.release();
             image.hooks = Attachment::default();
             image.linker = Attachment::default();
         }

@@ -50,11 +50,12 @@ impl Attachment {
 }
 
 /// Which program a probe runs: (at entry, at return).
-fn programs(call_kind: u8) -> (&'static str, &'static str) {
+pub fn programs(call_kind: u8) -> (&'static str, &'static str) {
     match call_kind {
         kind::FREE => ("block_freed", "block_return"),
         kind::MMAP | kind::MUNMAP | kind::MREMAP => ("mapping_entry", "mapping_return"),
         kind::LINK_MAP => ("link_map_changed", ""),
+        kind::REUSE | kind::REUSE_LINKED => ("block_reused", ""),
         _ => ("block_entry", "block_return"),
     }
 }
@@ -71,7 +72,7 @@ impl Kernel {
             let (entry, leave) = programs(point.cookie.kind);
             groups.entry((entry, &point.path)).or_default().push(point);
             let wanted = point.needs_return || (late_free && point.cookie.kind == kind::FREE);
-            if wanted && self.stop_one_in == 0 {
+            if wanted && self.stop_one_in == 0 && !self.count_only {
                 groups.entry((leave, &point.path)).or_default().push(point);
             }
         }

@@ -78,6 +78,8 @@ stubs! {
     leaktrace_stub_nop3: Nop3, "nop dword [rax]" = ".byte 0x0f, 0x1f, 0x00";
     leaktrace_stub_nop4: Nop4, "nop dword [rax+0]" = ".byte 0x0f, 0x1f, 0x40, 0x00";
     leaktrace_stub_nop5: Nop5, "nop dword [rax+rax+0]" = ".byte 0x0f, 0x1f, 0x44, 0x00, 0x00";
+    leaktrace_stub_nop7: Nop7, "nop dword [rax+0]" = ".byte 0x0f, 0x1f, 0x80, 0, 0, 0, 0";
+    leaktrace_stub_nop8: Nop8, "nop dword [rax+rax+0]" = ".byte 0x0f, 0x1f, 0x84, 0x00, 0, 0, 0, 0";
     leaktrace_stub_nop9: MultiByteNop, "nop word [rax+rax+0]" = ".byte 0x66, 0x0f, 0x1f, 0x84, 0x00, 0, 0, 0, 0";
     leaktrace_stub_endbr: Endbr, "endbr64" = "endbr64";
     leaktrace_stub_jmp: Jmp, "jmp short" = ".byte 0xeb, 0x00";

@@ -8,20 +8,22 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{HashMap, Map, MapData, PerCpuArray, Queue, RingBuf},
-    programs::{Program, RawTracePoint, UProbe},
-    sys::{UProbeMultiFeature, is_uprobe_multi_supported},
+    programs::{Program, ProgramType, RawTracePoint, UProbe},
+    sys::{BpfHelper, UProbeMultiFeature, is_helper_supported, is_uprobe_multi_supported},
 };
 use leaktrace_common::{
     counter,
     hook::MAX_HOOKS,
+    python::closer,
     record::{LiveBlock, LiveKey, SiteKey, Target},
 };
 
 use super::{
-    CodeCapacity, CodeMemory, ControlPage, KernelError, Logger, Rings, RowTable, Sweeper,
+    CodeCapacity, CodeMemory, ControlPage, KernelError, Logger, PythonMemory, Rings, RowTable, Sweeper,
     btf::KernelTypes,
     code::CODE_SLOTS,
     error::{chain, is_permission},
+    python::thread_pointer_offset,
 };
 
 /// The kernel side as build.rs left it.
@@ -60,6 +62,11 @@ pub struct LoadOptions {
     pub log: bool,
     /// Whether calls are counted per function; costs some 20 ns a call.
     pub count_hits: bool,
+    /// Probes do nothing but count the calls of each function, and no return is probed.
+    pub count_only: bool,
+    /// Whether CPython's free lists are closed again when a collection has opened them: see
+    /// [`Kernel::free_list_closer`]. Where the kernel side does it, the kernel logs a warning.
+    pub close_free_lists: bool,
     /// Stop threads (SIGSTOP) at one allocation in so many, for tests; 0: never. Returns are not probed then.
     pub stop_one_in: u32,
     /// Room for unwind tables.
@@ -76,6 +83,8 @@ impl Default for LoadOptions {
             rules_off: 0,
             log: false,
             count_hits: false,
+            count_only: false,
+            close_free_lists: false,
             stop_one_in: 0,
             code: CodeCapacity::default(),
             link_mode: None,
@@ -89,6 +98,8 @@ pub struct Kernel {
     pub(super) link_mode: LinkMode,
     pub(super) rules_off: u64,
     pub(super) stop_one_in: u32,
+    pub(super) count_only: bool,
+    free_list_closer: u32,
     targets: HashMap<MapData, u32, Target>,
     sites: HashMap<MapData, SiteKey, u32>,
     free_rows: Queue<MapData, u32>,
@@ -101,6 +112,8 @@ pub struct Kernel {
     pub control: ControlPage,
     /// Unwind tables and code mappings.
     pub code: CodeMemory,
+    /// Interpreters.
+    pub python: PythonMemory,
 }
 
 impl Kernel {
@@ -114,7 +127,8 @@ impl Kernel {
             None => best_link_mode(),
         };
         let types = KernelTypes::of_running_kernel()?;
-        let mut ebpf = open_object(options, &types)?;
+        let closer = closer_of_free_lists(options);
+        let mut ebpf = open_object(options, &types, closer)?;
         let map_fds = clone_map_fds(&ebpf)?;
         load_programs(&mut ebpf, link_mode)?;
         attach_lifecycle(&mut ebpf)?;
@@ -125,11 +139,14 @@ impl Kernel {
         let live: HashMap<_, LiveKey, LiveBlock> = convert(live, "LIVE")?;
         let rows = RowTable::map(clone_fd(&take(&mut ebpf, "ROWS")?, "ROWS")?, options.max_sites)?;
         let control = ControlPage::map(clone_fd(&take(&mut ebpf, "CONTROL")?, "CONTROL")?)?;
-        let code = CodeMemory::map(options.code, |name| {
+        let fd = |name| {
             clone_fd(ebpf.map(name).ok_or_else(|| KernelError::map("find", name, "not in the object"))?, name)
-        })?;
+        };
+        let code = CodeMemory::map(options.code, fd)?;
+        let python = PythonMemory::map(options.rules_off, fd)?;
         let kernel = Self {
             code,
+            python,
             targets: convert(take(&mut ebpf, "TARGETS")?, "TARGETS")?,
             sites: convert(take(&mut ebpf, "SITES")?, "SITES")?,
             free_rows: convert(take(&mut ebpf, "FREE_ROWS")?, "FREE_ROWS")?,
@@ -141,6 +158,8 @@ impl Kernel {
             link_mode,
             rules_off: options.rules_off,
             stop_one_in: options.stop_one_in,
+            count_only: options.count_only,
+            free_list_closer: closer,
             ebpf,
         };
         Ok((kernel, rings, Sweeper::new(live, live_fd)))
@@ -154,6 +173,12 @@ impl Kernel {
     /// The kernel side's log, if it was loaded with [`LoadOptions::log`]. `None` if it cannot be read.
     pub fn logger(&mut self) -> Option<Logger> {
         Logger::new(&mut self.ebpf)
+    }
+
+    /// Who closes CPython's free lists again after a full collection, one of [`leaktrace_common::python::closer`]: the
+    /// daemon where the kernel does not permit programs to write to a process (in lockdown).
+    pub fn free_list_closer(&self) -> u32 {
+        self.free_list_closer
     }
 
     /// Enters a process, or changes what is known of it.
@@ -245,7 +270,17 @@ fn best_link_mode() -> LinkMode {
     }
 }
 
-fn open_object(options: &LoadOptions, types: &KernelTypes) -> Result<Ebpf, KernelError> {
+fn closer_of_free_lists(options: &LoadOptions) -> u32 {
+    if !options.close_free_lists {
+        return closer::NOBODY;
+    }
+    match is_helper_supported(ProgramType::KProbe, BpfHelper::BPF_FUNC_probe_write_user) {
+        Ok(true) => closer::KERNEL,
+        Ok(false) | Err(_) => closer::DAEMON,
+    }
+}
+
+fn open_object(options: &LoadOptions, types: &KernelTypes, closer: u32) -> Result<Ebpf, KernelError> {
     let signal = types.offset_of("task_struct", "signal")?;
     let exit_code = types.offset_of("task_struct", "exit_code")?;
     let live = types.offset_of("signal_struct", "live")?;
@@ -253,6 +288,8 @@ fn open_object(options: &LoadOptions, types: &KernelTypes) -> Result<Ebpf, Kerne
     let log = u32::from(options.log);
     let own = std::process::id();
     let count_hits = u32::from(options.count_hits);
+    let count_only = u32::from(options.count_only);
+    let thread_pointer = thread_pointer_offset(types);
     EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::DEBUG)
         .override_global("RULES_OFF", &options.rules_off, true)
@@ -263,6 +300,9 @@ fn open_object(options: &LoadOptions, types: &KernelTypes) -> Result<Ebpf, Kerne
         .override_global("TASK_MM_OFFSET", &trampoline[0], true)
         .override_global("MM_XOL_AREA_OFFSET", &trampoline[1], true)
         .override_global("XOL_AREA_ADDRESS_OFFSET", &trampoline[2], true)
+        .override_global("TASK_THREAD_POINTER_OFFSET", &thread_pointer, true)
+        .override_global("COUNT_ONLY", &count_only, true)
+        .override_global("FREE_LIST_CLOSER", &closer, true)
         .override_global("COUNT_HITS", &count_hits, true)
         .override_global("STOP_ONE_IN", &options.stop_one_in, true)
         .override_global("OWN_TGID", &own, true)

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use aya::maps::{MapData, RingBuf};
 use leaktrace_common::{
     event::{Event, StackHeader},
+    python::{FRAME_WORDS, MAX_PYTHON_FRAMES, PythonFrame},
     walk::MAX_FRAMES,
 };
 
@@ -18,6 +19,8 @@ pub struct StackRecord {
     pub header: StackHeader,
     /// Return addresses, innermost first.
     pub frames: Vec<AbsoluteAddress>,
+    /// Python frames, innermost first.
+    pub python: Vec<PythonFrame>,
 }
 
 /// STACKS and EVENTS.
@@ -72,12 +75,16 @@ fn decode_stack(bytes: &[u8]) -> Option<StackRecord> {
     // SAFETY: the length is checked; any bytes are a valid StackHeader.
     let header = unsafe { head.as_ptr().cast::<StackHeader>().read_unaligned() };
     let count = (header.frame_count as usize).min(MAX_FRAMES).min(rest.len() / 8);
-    let frames = rest
-        .chunks_exact(8)
-        .take(count)
-        .filter_map(|chunk| Some(AbsoluteAddress(u64::from_ne_bytes(chunk.try_into().ok()?))))
-        .collect();
-    Some(StackRecord { header, frames })
+    let words: Vec<u64> =
+        rest.chunks_exact(8).filter_map(|chunk| Some(u64::from_ne_bytes(chunk.try_into().ok()?))).collect();
+    let (frames, python) = words.split_at_checked(count)?;
+    let python_count = (header.python_count as usize).min(MAX_PYTHON_FRAMES);
+    let (python, _) = python.as_chunks::<FRAME_WORDS>();
+    Some(StackRecord {
+        header,
+        frames: frames.iter().copied().map(AbsoluteAddress).collect(),
+        python: python.iter().take(python_count).copied().map(PythonFrame::from_words).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -86,10 +93,10 @@ mod tests {
 
     #[test]
     fn a_short_or_boastful_record_is_cut_to_what_is_there() {
-        assert_eq!(decode_stack(&[0; 31]), None);
-        let mut bytes = vec![0u8; 32 + 16];
+        assert_eq!(decode_stack(&[0; 39]), None);
+        let mut bytes = vec![0u8; 40 + 16];
         bytes[24..28].copy_from_slice(&1000u32.to_ne_bytes());
-        bytes[32] = 7;
+        bytes[40] = 7;
         let record = decode_stack(&bytes).unwrap();
         assert_eq!(record.frames, [AbsoluteAddress(7), AbsoluteAddress(0)]);
         assert_eq!(decode_event(&[0; 55]), None);

@@ -60,13 +60,18 @@ impl GrowthTracker {
         let first = self.readings.front()?.0;
         let observed_s = now.saturating_sub(first).as_secs_f64();
         let steady_s = self.rising_since.map_or(0.0, |since| now.saturating_sub(since).as_secs_f64());
-        Some(Growth { bytes_per_hour: self.slope()? * 3600.0, observed_s, steady_s })
+        // What rose once and stays is no growth any more: the later half of the readings has to rise as well.
+        let lately = self.slope(self.readings.len() / 2).unwrap_or(0.0);
+        let slope = self.slope(0)?;
+        let slope = if slope > 0.0 { slope.min(lately.max(0.0)) } else { slope };
+        Some(Growth { bytes_per_hour: slope * 3600.0, observed_s, steady_s })
     }
 
-    /// Least squares, bytes per second.
-    fn slope(&self) -> Option<f64> {
-        let count = self.readings.len() as f64;
-        let points = || self.readings.iter().map(|(at, bytes)| (at.as_secs_f64(), *bytes as f64));
+    /// Least squares from a reading on, bytes per second.
+    fn slope(&self, from: usize) -> Option<f64> {
+        let count = self.readings.len().saturating_sub(from) as f64;
+        let readings = || self.readings.iter().skip(from);
+        let points = || readings().map(|(at, bytes)| (at.as_secs_f64(), *bytes as f64));
         let mean_x = points().map(|(x, _)| x).sum::<f64>() / count;
         let mean_y = points().map(|(_, y)| y).sum::<f64>() / count;
         let spread = points().map(|(x, _)| (x - mean_x).powi(2)).sum::<f64>();
@@ -96,6 +101,12 @@ mod tests {
         assert!((growth.bytes_per_hour - 36_000.0).abs() < 40.0, "{growth:?}");
         assert!(tracker.readings.len() <= MAX_READINGS);
         assert!(growth.steady_s > 99_000.0);
+    }
+
+    #[test]
+    fn a_step_that_is_past_is_no_growth() {
+        let (tracker, now) = track([0, 528, 528, 528, 528, 528, 528, 528]);
+        assert_eq!(tracker.growth(now).unwrap().bytes_per_hour, 0.0);
     }
 
     #[test]

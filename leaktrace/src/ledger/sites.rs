@@ -68,6 +68,9 @@ fn amount(cell: &Cell) -> Amount {
 pub struct SiteState {
     /// Its cells at the last reading.
     pub cells: Option<Box<[Cell; CELLS]>>,
+    /// Live blocks in the pools of CPython's small-object allocator at the last reading (`Row::small_blocks`); may be
+    /// negative for a moment.
+    pub small_blocks: i64,
     /// Ever allocated, the totals of recycled rows included.
     pub allocated: Amount,
     /// Survivors at the last report.
@@ -93,6 +96,7 @@ impl Ledger {
     pub fn begin(&mut self) {
         for site in self.sites.values_mut() {
             site.cells = None;
+            site.small_blocks = 0;
             site.in_rows = Amount::default();
         }
     }
@@ -102,6 +106,7 @@ impl Ledger {
         let site = self.sites.entry(key_of(row)).or_default();
         site.in_rows.bytes = site.in_rows.bytes.wrapping_add(row.total_bytes);
         site.in_rows.blocks = site.in_rows.blocks.wrapping_add(row.total_blocks);
+        site.small_blocks = site.small_blocks.wrapping_add(row.small_blocks);
         match &mut site.cells {
             None => site.cells = Some(Box::new(row.cells)),
             Some(cells) => cells.iter_mut().zip(&row.cells).for_each(|(sum, cell)| {
@@ -133,6 +138,18 @@ impl Ledger {
     /// Every site of one process image.
     pub fn of_process(&self, serial: u32) -> impl Iterator<Item = (&SiteKey, &SiteState)> {
         self.sites.iter().filter(move |(key, _)| key.serial == serial)
+    }
+
+    /// Live blocks of one process image in the pools of CPython's small-object allocator.
+    pub fn small_blocks(&self, serial: u32) -> u64 {
+        let sum = self.of_process(serial).fold(0i64, |sum, (_, site)| sum.wrapping_add(site.small_blocks));
+        sum.max(0).unsigned_abs()
+    }
+
+    /// Live blocks of one allocator of a process image.
+    pub fn live_blocks(&self, serial: u32, domain: u32) -> u64 {
+        let sites = self.of_process(serial).filter(|(key, _)| key.domain == domain);
+        sites.filter_map(|(_, site)| site.cells.as_ref()).map(|cells| Ages::live(cells).blocks).sum()
     }
 
     /// One site.
@@ -179,6 +196,7 @@ mod tests {
             sent: 1,
             total_bytes: bytes.unsigned_abs(),
             total_blocks: 1,
+            small_blocks: 2,
             cells: [Cell::default(); CELLS],
         };
         row.cells[cell] = Cell { bytes, blocks: 1 };
@@ -201,6 +219,17 @@ mod tests {
             |id| ledger.of_process(1).find(|(key, _)| key.stack_id == id).unwrap().1.survivors.bytes;
         assert_eq!(survivors(7), 0);
         assert_eq!(survivors(8), 50);
+    }
+
+    #[test]
+    fn small_blocks_are_those_of_the_last_reading() {
+        let mut ledger = Ledger::default();
+        for _ in 0..2 {
+            ledger.begin();
+            ledger.read_row(&row(7, 0, 100));
+            ledger.read_row(&row(8, 0, 50));
+        }
+        assert_eq!((ledger.small_blocks(1), ledger.small_blocks(2)), (4, 0));
     }
 
     #[test]

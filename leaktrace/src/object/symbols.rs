@@ -1,4 +1,4 @@
-//! Looking functions up by name. The dynamic symbol table is found the way the dynamic linker finds it; the full
+//! Looking functions and variables up by name. The dynamic symbol table is found the way the dynamic linker finds it; the full
 //! one through the section headers. Tables are read in pieces, so a symbol table of any size costs the same memory.
 
 use object::LittleEndian as Little;
@@ -26,13 +26,20 @@ pub enum Table {
     Full,
 }
 
-/// A function found.
+/// A function or variable found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Symbol {
     /// Where it begins.
     pub address: VirtualOffset,
-    /// Bytes of code; 0 where the object does not say.
+    /// Bytes of code or data; 0 where the object does not say.
     pub size: u64,
+}
+
+/// What a symbol has to stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Function,
+    Variable,
 }
 
 /// Why a function is not there. No failure: most objects lack most functions.
@@ -78,6 +85,20 @@ impl Elf {
     /// Looks several functions up in one pass; answers in the order of `names`. Of several versions of a symbol the
     /// default one (`name@@VERSION`) is taken.
     pub fn symbols(&self, table: Table, names: &[&str]) -> Result<Vec<Result<Symbol, Absence>>, ElfError> {
+        self.look_up(table, Kind::Function, names)
+    }
+
+    /// The same for variables: they need no bytes in the file, but must lie where the object is loaded.
+    pub fn variables(&self, table: Table, names: &[&str]) -> Result<Vec<Result<Symbol, Absence>>, ElfError> {
+        self.look_up(table, Kind::Variable, names)
+    }
+
+    fn look_up(
+        &self,
+        table: Table,
+        kind: Kind,
+        names: &[&str],
+    ) -> Result<Vec<Result<Symbol, Absence>>, ElfError> {
         let location = match table {
             Table::Dynamic => self.dynamic_table()?,
             Table::Full => self.table_by_section(elf::SHT_SYMTAB)?,
@@ -87,14 +108,15 @@ impl Elf {
             self.source.read("symbol names", location.strings.0, location.string_bytes, MAX_STRINGS)?;
         let mut best: Vec<Option<Match>> = vec![None; names.len()];
         for start in (0..location.count).step_by(CHUNK as usize) {
-            self.search(&location, start, &strings, names, &mut best)?;
+            self.search(&location, kind, start, &strings, names, &mut best)?;
         }
-        Ok(best.into_iter().map(|found| self.judge(found)).collect())
+        Ok(best.into_iter().map(|found| self.judge(kind, found)).collect())
     }
 
     fn search(
         &self,
         location: &Location,
+        kind: Kind,
         start: u64,
         strings: &[u8],
         names: &[&str],
@@ -106,7 +128,7 @@ impl Elf {
             Some(versions) => self.chunk("symbol versions", versions, start, count)?,
             None => Vec::new(),
         };
-        for (index, symbol) in symbols.iter().enumerate().filter(|(_, symbol)| is_candidate(symbol)) {
+        for (index, symbol) in symbols.iter().enumerate().filter(|(_, symbol)| is_candidate(kind, symbol)) {
             let hidden = versions.get(index).is_some_and(|version| is_hidden(*version));
             let found = Match { symbol: *symbol, rank: rank(symbol, hidden) };
             let names = names.iter().zip(best.iter_mut());
@@ -133,16 +155,27 @@ impl Elf {
         read_table(&self.source, what, offset.0, count, CHUNK * size_of::<T>() as u64)
     }
 
-    fn judge(&self, found: Option<Match>) -> Result<Symbol, Absence> {
+    fn judge(&self, kind: Kind, found: Option<Match>) -> Result<Symbol, Absence> {
         let symbol = found.ok_or(Absence::NotDefined)?.symbol;
         if symbol.st_type() == elf::STT_GNU_IFUNC {
             return Err(Absence::Indirect);
         }
-        let address = VirtualOffset(symbol.st_value.get(E));
-        match self.is_code(address) {
-            true => Ok(Symbol { address, size: symbol.st_size.get(E) }),
-            false => Err(Absence::NotCode),
+        let found = Symbol { address: VirtualOffset(symbol.st_value.get(E)), size: symbol.st_size.get(E) };
+        match kind {
+            Kind::Function if !self.is_code(found.address) => Err(Absence::NotCode),
+            Kind::Variable if !self.is_loaded(found) => Err(Absence::NotDefined),
+            _ => Ok(found),
         }
+    }
+
+    fn is_loaded(&self, symbol: Symbol) -> bool {
+        self.segments().any(|segment| {
+            let end = symbol
+                .address
+                .offset_from(segment.address)
+                .and_then(|inside| inside.checked_add(symbol.size));
+            end.is_some_and(|end| end <= segment.memory_bytes)
+        })
     }
 
     fn dynamic_table(&self) -> Result<Option<Location>, ElfError> {
@@ -248,14 +281,15 @@ impl Elf {
     }
 }
 
-/// Defined, and possibly a function. Hand-written assembly often has no type.
-fn is_candidate(symbol: &Sym64<Little>) -> bool {
+/// Defined, and possibly of that kind. Hand-written assembly often has no type.
+fn is_candidate(kind: Kind, symbol: &Sym64<Little>) -> bool {
     let section = symbol.st_shndx.get(E);
-    let kind = symbol.st_type();
-    section != elf::SHN_UNDEF
-        && section != elf::SHN_ABS
-        && symbol.st_value.get(E) != 0
-        && (kind == elf::STT_FUNC || kind == elf::STT_GNU_IFUNC || kind == elf::STT_NOTYPE)
+    let found = symbol.st_type();
+    let fits = match kind {
+        Kind::Function => found == elf::STT_FUNC || found == elf::STT_GNU_IFUNC || found == elf::STT_NOTYPE,
+        Kind::Variable => found == elf::STT_OBJECT,
+    };
+    fits && section != elf::SHN_UNDEF && section != elf::SHN_ABS && symbol.st_value.get(E) != 0
 }
 
 fn is_hidden(version: [u8; 2]) -> bool {

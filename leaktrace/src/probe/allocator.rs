@@ -176,6 +176,7 @@ impl Allocators {
                 Provider::Allocator => self.objects[*index].scope == Scope::Startup,
                 Provider::Libc => alone || Some(*index) == libc,
                 Provider::Linker => true,
+                Provider::Python => false,
             });
             let first = by.flat_map(|(_, found)| found).find(|found| found.hook == hook).copied();
             match provider {
@@ -262,7 +263,8 @@ impl Allocators {
 
 /// Every function of the table that one symbol table defines, and what has to be said about the others.
 fn look_up(elf: &Elf, table: Table, object: usize) -> Result<(Vec<ResolvedHook>, Vec<String>), ElfError> {
-    let ids: Vec<HookId> = hooks::all().collect();
+    let by_name = |id: &HookId| id.hook().provider != Provider::Python;
+    let ids: Vec<HookId> = hooks::all().filter(by_name).collect();
     let names: Vec<&str> = ids.iter().map(|id| id.hook().name).collect();
     let symbols = elf.symbols(table, &names)?;
     let mut notes = Vec::new();

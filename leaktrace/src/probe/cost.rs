@@ -18,7 +18,11 @@ pub enum InstructionClass {
     Nop4,
     /// Five-byte nop: recent kernels replace it by a `call`, which is only safe at a function's first instruction.
     Nop5,
-    /// Nop of six bytes or more.
+    /// Seven-byte nop.
+    Nop7,
+    /// Eight-byte nop.
+    Nop8,
+    /// Nop of six bytes, or of nine and more: with a prefix.
     MultiByteNop,
     /// Direct unconditional jump.
     Jmp,
@@ -36,13 +40,15 @@ pub enum InstructionClass {
 
 impl InstructionClass {
     /// Every class, in the order of the cost table.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Push,
         Self::Nop1,
         Self::Nop2,
         Self::Nop3,
         Self::Nop4,
         Self::Nop5,
+        Self::Nop7,
+        Self::Nop8,
         Self::MultiByteNop,
         Self::Jmp,
         Self::Jcc,
@@ -66,6 +72,8 @@ impl fmt::Display for InstructionClass {
             Self::Nop3 => "3-byte nop",
             Self::Nop4 => "4-byte nop",
             Self::Nop5 => "5-byte nop",
+            Self::Nop7 => "7-byte nop",
+            Self::Nop8 => "8-byte nop",
             Self::MultiByteNop => "long nop",
             Self::Jmp => "jump",
             Self::Jcc => "conditional jump",

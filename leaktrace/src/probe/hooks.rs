@@ -39,6 +39,8 @@ pub enum Provider {
     Libc,
     /// The dynamic linker.
     Linker,
+    /// CPython's allocator table: found by role, not by name.
+    Python,
 }
 
 /// One hooked function.
@@ -110,6 +112,9 @@ pub fn all() -> impl Iterator<Item = HookId> {
     (0..TABLE.len()).filter_map(|index| u8::try_from(index).ok()).map(HookId)
 }
 
+/// The row for CPython's function that takes a pool into use.
+pub const POOL_TAKEN: &str = "py pool";
+
 /// The dynamic linker's notification function.
 pub const LINK_MAP_CHANGED: &str = "_dl_debug_state";
 
@@ -130,6 +135,12 @@ const fn mapping(name: &'static str, kind: u8, size_arg: u8, ptr_arg: u8, argume
         ptr_arg,
         arguments,
     }
+}
+
+/// What CPython's allocator table points to: the allocator's own context comes first.
+const fn python(name: &'static str, kind: u8, domain: u8, size_arg: u8, factor_arg: u8, ptr_arg: u8) -> Hook {
+    let arguments = max(size_arg, max(factor_arg, ptr_arg));
+    Hook { name, provider: Provider::Python, kind, domain, size_arg, factor_arg, ptr_arg, arguments }
 }
 
 const fn max(a: u8, b: u8) -> u8 {
@@ -166,6 +177,16 @@ pub static TABLE: &[Hook] = &[
         ptr_arg: 0,
         arguments: 0,
     },
+    python("py free", kind::FREE, domain::PY, 0, 0, 2),
+    python("py realloc", kind::REALLOC, domain::PY, 3, 0, 2),
+    python("py malloc", kind::ALLOC, domain::PY, 2, 0, 0),
+    python("py calloc", kind::ALLOC, domain::PY, 3, 2, 0),
+    python("py_raw free", kind::FREE, domain::PY_RAW, 0, 0, 2),
+    python("py_raw realloc", kind::REALLOC, domain::PY_RAW, 3, 0, 2),
+    python("py_raw malloc", kind::ALLOC, domain::PY_RAW, 2, 0, 0),
+    python("py_raw calloc", kind::ALLOC, domain::PY_RAW, 3, 2, 0),
+    // The small-object allocator takes a pool into use; its size is that of the pool.
+    python(POOL_TAKEN, kind::POOL, domain::PY, 0, 0, 0),
 ];
 
 const _: () = assert!(TABLE.len() <= MAX_HOOKS);

@@ -7,6 +7,7 @@ pub mod cost;
 pub mod hooks;
 pub mod link_map;
 pub mod loaded;
+pub mod padding;
 pub mod plan;
 pub mod site;
 pub mod view;

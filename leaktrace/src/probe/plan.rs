@@ -74,8 +74,8 @@ pub struct ProbeRow {
     pub object: PathBuf,
     /// Address of the probe in the object.
     pub address: VirtualOffset,
-    /// Distance from the function's first instruction, bytes.
-    pub offset: u64,
+    /// Distance from the function's first instruction, bytes; negative in the padding in front of it.
+    pub offset: i64,
     /// The instruction under the probe.
     pub instruction: String,
     /// Its class.
@@ -123,6 +123,28 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Adds the probes of another plan for the same process.
+    pub fn absorb(&mut self, other: Self) {
+        let places: Vec<usize> = other.objects.into_iter().map(|object| self.place_of(object)).collect();
+        for mut probe in other.probes {
+            let Some(object) = places.get(probe.object) else { continue };
+            probe.object = *object;
+            self.probes.push(probe);
+        }
+        self.probes.sort_by_key(|probe| (probe.hook.hook().priority(), probe.hook));
+        self.layered |= other.layered;
+        self.notes.extend(other.notes);
+    }
+
+    /// Where an object stands in the list; it is added if it is new.
+    pub fn place_of(&mut self, planned: PlannedObject) -> usize {
+        if let Some(known) = self.objects.iter().position(|object| *object == planned) {
+            return known;
+        }
+        self.objects.push(planned);
+        self.objects.len() - 1
+    }
+
     /// Probes by object, in the order of [`Self::objects`].
     pub fn by_object(&self) -> impl Iterator<Item = (&PlannedObject, Vec<&PlannedProbe>)> {
         self.objects.iter().enumerate().map(|(index, object)| {
@@ -141,8 +163,8 @@ impl Plan {
         ProbeRow {
             function: names.join(", "),
             object: self.objects.get(probe.object).map(|object| object.path.clone()).unwrap_or_default(),
-            address: VirtualOffset(probe.function.0.saturating_add(probe.site.offset)),
-            offset: probe.site.offset,
+            address: probe.site.address(probe.function),
+            offset: probe.site.distance(),
             instruction: probe.site.instruction.clone(),
             class: probe.site.class,
             emulated: probe.site.cost.emulated,
@@ -187,11 +209,7 @@ impl Plan {
             device: from.device,
             inode: from.inode,
         };
-        if let Some(known) = self.objects.iter().position(|object| *object == planned) {
-            return known;
-        }
-        self.objects.push(planned);
-        self.objects.len() - 1
+        self.place_of(planned)
     }
 
     /// Without a probe on what gives memory back, leaks would be invented; without one on the rest, some are missed.

@@ -53,6 +53,8 @@ pub struct Requirements {
 pub struct Site {
     /// Bytes from the function's first instruction.
     pub offset: u64,
+    /// Bytes before the function's first instruction, for a site in the padding in front of it; `offset` is 0 then.
+    pub in_front: u64,
     /// The instruction there, for people.
     pub instruction: String,
     /// Its class.
@@ -63,6 +65,18 @@ pub struct Site {
     pub cost: Cost,
     /// The function jumps back to its first instruction, so one call may hit the probe more than once.
     pub reentered: bool,
+}
+
+impl Site {
+    /// Where it lies if the function begins at `function`.
+    pub fn address(&self, function: VirtualOffset) -> VirtualOffset {
+        VirtualOffset(function.0.saturating_add(self.offset).saturating_sub(self.in_front))
+    }
+
+    /// Bytes from the function's first instruction, negative in front of it.
+    pub fn distance(&self) -> i64 {
+        i64::try_from(self.offset).unwrap_or(i64::MAX) - i64::try_from(self.in_front).unwrap_or(0)
+    }
 }
 
 /// The site chosen, and what else would have been legal.
@@ -138,6 +152,7 @@ pub fn choose(
 fn priced(candidate: Candidate, costs: &CostTable) -> Site {
     Site {
         offset: candidate.offset,
+        in_front: 0,
         instruction: candidate.instruction,
         cost: costs.cost(candidate.class),
         class: candidate.class,

@@ -243,7 +243,7 @@ fn tested_register(instruction: &Instruction) -> Option<Register> {
 }
 
 /// How the kernel treats a probe on this instruction: follows `arch/x86/kernel/uprobes.c`.
-fn classify(bytes: &[u8], instruction: &Instruction) -> InstructionClass {
+pub(super) fn classify(bytes: &[u8], instruction: &Instruction) -> InstructionClass {
     use InstructionClass as Class;
     if has_refused_prefix(bytes) || is_refused(instruction) {
         return Class::Refused;
@@ -290,7 +290,7 @@ fn is_refused(instruction: &Instruction) -> bool {
         || matches!(flow, FlowControl::Interrupt | FlowControl::Exception | FlowControl::XbeginXabortXend)
 }
 
-fn is_nop(instruction: &Instruction) -> bool {
+pub(super) fn is_nop(instruction: &Instruction) -> bool {
     instruction.mnemonic() == Mnemonic::Nop
         || matches!(instruction.code(), Code::Xchg_r16_AX if instruction.op0_register() == Register::AX)
 }
@@ -302,11 +302,13 @@ fn nop_class(length: usize) -> InstructionClass {
         3 => InstructionClass::Nop3,
         4 => InstructionClass::Nop4,
         5 => InstructionClass::Nop5,
+        7 => InstructionClass::Nop7,
+        8 => InstructionClass::Nop8,
         _ => InstructionClass::MultiByteNop,
     }
 }
 
-fn text(instruction: &Instruction) -> String {
+pub(super) fn text(instruction: &Instruction) -> String {
     let mut formatter = NasmFormatter::new();
     let options = formatter.options_mut();
     options.set_space_after_operand_separator(true);

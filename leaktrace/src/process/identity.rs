@@ -39,6 +39,8 @@ pub struct Identity {
     pub threads: u32,
     /// Where `/proc/PID/exe` points, as the target's mount namespace names it; `None` if it may not be read.
     pub executable: Option<PathBuf>,
+    /// The directory it works in, named likewise; `None` if it may not be read.
+    pub directory: Option<PathBuf>,
 }
 
 impl Identity {
@@ -48,6 +50,7 @@ impl Identity {
         let status = status::read(pid)?;
         let command = read_prefix(pid, "cmdline", MAX_COMMAND)?;
         let executable = fs::read_link(directory(pid).join("exe")).ok();
+        let working_in = fs::read_link(directory(pid).join("cwd")).ok();
         if !is_same_process(pid, stat.start_ticks) {
             return Err(ProcessError::Gone { pid });
         }
@@ -65,6 +68,7 @@ impl Identity {
             seccomp: status.seccomp,
             threads: status.threads,
             executable,
+            directory: working_in,
         })
     }
 }
@@ -115,8 +119,9 @@ mod tests {
 
     #[test]
     fn a_child_is_known_until_it_is_reaped() {
-        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
+        let mut child = Command::new("sleep").arg("60").current_dir("/usr").spawn().expect("sleep");
         let identity = Identity::read(child.id()).expect("child");
+        assert_eq!(identity.directory.as_deref(), Some(std::path::Path::new("/usr")));
         assert!(!identity.kernel_thread && identity.thread_group_leader);
         assert!(is_same_process(child.id(), identity.start_ticks));
         assert!(!is_same_process(child.id(), identity.start_ticks + 1));

@@ -5,11 +5,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::maps::Mapping;
-use super::{ProcessError, directory};
+use super::{ProcessError, directory, is_same_process};
 use crate::object::address::AbsoluteAddress;
 
 /// Most bytes that one read asks for.
 pub const MAX_READ: usize = 16 << 20;
+
+/// Most pieces of one system call (`IOV_MAX`).
+const MAX_PIECES: usize = 1024;
 
 /// Reads memory of one process. It goes by PID: whoever must not read a successor's memory checks
 /// [`super::is_same_process`] afterwards.
@@ -54,6 +57,32 @@ impl MemoryReader {
         Ok(())
     }
 
+    /// Reads as many bytes at each address as the element at the same place in `pieces` has, many in one system call.
+    pub fn read_scattered<const N: usize>(
+        &self,
+        addresses: &[u64],
+        pieces: &mut [[u8; N]],
+    ) -> Result<(), ProcessError> {
+        for (addresses, pieces) in addresses.chunks(MAX_PIECES).zip(pieces.chunks_mut(MAX_PIECES)) {
+            let wanted = addresses.len().min(pieces.len());
+            match read_pieces(self.pid, addresses, pieces) {
+                Ok(bytes) if bytes == wanted * N => {}
+                // What stopped it, or the other way to read memory, is found one by one.
+                _ => self.read_each(addresses, pieces)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_each<const N: usize>(
+        &self,
+        addresses: &[u64],
+        pieces: &mut [[u8; N]],
+    ) -> Result<(), ProcessError> {
+        let each = addresses.iter().zip(pieces);
+        each.into_iter().try_for_each(|(address, piece)| self.read_exact(AbsoluteAddress(*address), piece))
+    }
+
     /// Reads a 64-bit word in this machine's byte order.
     pub fn read_u64(&self, address: AbsoluteAddress) -> Result<u64, ProcessError> {
         let mut bytes = [0; 8];
@@ -80,6 +109,65 @@ impl MemoryReader {
     }
 }
 
+/// Writes memory of one process image. What is written goes to the image that was opened, whatever becomes of its PID.
+#[derive(Debug)]
+pub struct MemoryWriter {
+    pid: u32,
+    start_ticks: u64,
+    memory: File,
+}
+
+impl MemoryWriter {
+    /// Opens the memory of the process that started at `start_ticks`.
+    pub fn open(pid: u32, start_ticks: u64) -> Result<Self, ProcessError> {
+        let failed = |error| ProcessError::from_io(pid, "memory, for writing,", error);
+        let file = File::options().read(true).write(true).open(directory(pid).join("mem"));
+        let writer = Self { pid, start_ticks, memory: file.map_err(failed)? };
+        writer.check().map(|()| writer)
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// When it was started, in clock ticks since boot.
+    pub fn start_ticks(&self) -> u64 {
+        self.start_ticks
+    }
+
+    /// Reads a 64-bit word of the image.
+    pub fn read_u64(&self, address: AbsoluteAddress) -> Result<u64, ProcessError> {
+        let mut bytes = [0; 8];
+        self.memory.read_exact_at(&mut bytes, address.0).map_err(|error| self.failed(address, error))?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+
+    /// Writes all of `bytes` while the process is the one that was opened.
+    pub fn write(&self, address: AbsoluteAddress, bytes: &[u8]) -> Result<(), ProcessError> {
+        self.check()?;
+        self.memory.write_all_at(bytes, address.0).map_err(|error| self.failed(address, error))
+    }
+
+    fn check(&self) -> Result<(), ProcessError> {
+        match is_same_process(self.pid, self.start_ticks) {
+            true => Ok(()),
+            false => Err(ProcessError::Gone { pid: self.pid }),
+        }
+    }
+
+    /// An image that was replaced or has ended has no bytes any more.
+    fn failed(&self, address: AbsoluteAddress, error: io::Error) -> ProcessError {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero => ProcessError::Gone { pid: self.pid },
+            _ if matches!(error.raw_os_error(), Some(libc::EFAULT | libc::EIO)) => {
+                ProcessError::Unmapped { pid: self.pid, address: address.0 }
+            }
+            _ => ProcessError::from_io(self.pid, "memory", error),
+        }
+    }
+}
+
 fn read_vm(pid: u32, address: AbsoluteAddress, buffer: &mut [u8]) -> io::Result<usize> {
     let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
@@ -88,6 +176,21 @@ fn read_vm(pid: u32, address: AbsoluteAddress, buffer: &mut [u8]) -> io::Result<
     // process's address space, by the kernel.
     let count = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// How many bytes could be read, from the first piece on.
+fn read_pieces<const N: usize>(pid: u32, addresses: &[u64], pieces: &mut [[u8; N]]) -> io::Result<usize> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+    let count = addresses.len().min(pieces.len()).min(MAX_PIECES);
+    let local = libc::iovec { iov_base: pieces.as_mut_ptr().cast(), iov_len: count * N };
+    let remote = |address: &u64| libc::iovec { iov_base: *address as *mut libc::c_void, iov_len: N };
+    let remote: Vec<_> = addresses.iter().take(count).map(remote).collect();
+    // SAFETY: `local` describes the first `count` elements of `pieces`, which outlive the call; `remote` has `count`
+    // elements, whose addresses are only looked up in the other process's address space, by the kernel.
+    let read = unsafe {
+        libc::process_vm_readv(pid, &raw const local, 1, remote.as_ptr(), remote.len() as libc::c_ulong, 0)
+    };
+    usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
 fn read_mem(pid: u32, address: AbsoluteAddress, buffer: &mut [u8]) -> io::Result<usize> {
@@ -134,6 +237,23 @@ mod tests {
         assert_eq!(read_mem(pid, own(&secret), &mut other).expect("/proc/self/mem"), 12);
         assert_eq!(&one, b"twelve bytes");
         assert_eq!(one, other);
+    }
+
+    #[test]
+    fn scattered_pieces_are_read_in_order_and_one_hole_fails_all() {
+        let numbers: Vec<u32> = (0..3000).collect();
+        let mut addresses: Vec<u64> = numbers.iter().rev().map(own_address).collect();
+        let mut pieces = vec![[0; 4]; addresses.len()];
+        let reader = MemoryReader::new(std::process::id());
+        reader.read_scattered(&addresses, &mut pieces).expect("own memory");
+        assert!(pieces.iter().rev().map(|piece| u32::from_ne_bytes(*piece)).eq(numbers.iter().copied()));
+        addresses[2000] = 16;
+        let error = reader.read_scattered(&addresses, &mut pieces).expect_err("not mapped");
+        assert!(matches!(error, ProcessError::Unmapped { address: 16, .. }), "{error}");
+    }
+
+    fn own_address(number: &u32) -> u64 {
+        std::ptr::from_ref(number) as u64
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod maps;
 pub mod memory;
 pub mod namespace;
 pub mod status;
+pub mod stop;
 pub mod vdso;
 
 use std::fs::File;
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 pub use exit::ExitWatch;
 pub use identity::{Identity, is_same_process};
 pub use maps::Mapping;
-pub use memory::MemoryReader;
+pub use memory::{MemoryReader, MemoryWriter};
 pub use status::{RunState, SeccompMode, Status};
 
 /// Why something about a process could not be learnt.

@@ -79,6 +79,24 @@ pub fn read_stat(pid: u32) -> Result<Stat, ProcessError> {
     parse_stat(&bytes).ok_or_else(|| ProcessError::malformed(pid, "stat", &bytes))
 }
 
+/// Most descendants of a process that are looked for.
+const MAX_DESCENDANTS: usize = 4096;
+
+/// PIDs of the processes that it has started and that these have started, as far as they are still its own.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied().filter(|_| found.len() < MAX_DESCENDANTS) {
+        next += 1;
+        let tasks = std::fs::read_dir(super::directory(parent).join("task")).into_iter().flatten().flatten();
+        for task in tasks {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    found.split_off(1)
+}
+
 /// Parses the text of `status`.
 pub fn parse_status(bytes: &[u8]) -> Option<Status> {
     let text = String::from_utf8_lossy(bytes);

@@ -30,7 +30,7 @@ pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let mut palette = palette(&stacks);
     let mut options = Options::default();
     options.title = title(report);
-    options.subtitle = Some(subtitle(report));
+    options.subtitle = Some(subtitle(report, &legend(&stacks)));
     options.notes = comment(&truth(report));
     options.count_name = "bytes".to_owned();
     options.name_type = "Function:".to_owned();
@@ -74,16 +74,31 @@ fn title(report: &Report) -> String {
 }
 
 fn truth(report: &Report) -> String {
-    format!("truth: {}", report.truth.line())
+    format!("truth: {}", report.truth_line())
 }
 
-/// As much of the truth line as the picture has room for; the whole of it is in the file's NOTES comment.
-fn subtitle(report: &Report) -> String {
-    let truth = truth(report);
-    if truth.chars().count() <= SUBTITLE_CHARS {
-        return truth;
+/// What the colours mean, if there are several: kinds of frames in the order of their hues.
+fn legend(stacks: &BTreeMap<FoldedStack, u64>) -> String {
+    let drawn = |kind| stacks.keys().flatten().any(|frame| frame.kind == kind);
+    let hues: Vec<&str> = [
+        (FoldedKind::Python, "blue: Python"),
+        (FoldedKind::Native, "orange: native"),
+        (FoldedKind::Interpreter, "yellow: interpreter"),
+        (FoldedKind::Other, "violet: kernel, other"),
+    ]
+    .into_iter()
+    .filter_map(|(kind, hue)| drawn(kind).then_some(hue))
+    .collect();
+    if hues.len() > 1 { format!("{} | ", hues.join(", ")) } else { String::new() }
+}
+
+/// The legend, and as much of the truth line as the picture has room for; the whole of it is in the file's NOTES comment.
+fn subtitle(report: &Report, legend: &str) -> String {
+    let subtitle = format!("{legend}{}", truth(report));
+    if subtitle.chars().count() <= SUBTITLE_CHARS {
+        return subtitle;
     }
-    let kept: String = truth.chars().take(SUBTITLE_CHARS - SUBTITLE_CUT.len()).collect();
+    let kept: String = subtitle.chars().take(SUBTITLE_CHARS - SUBTITLE_CUT.len()).collect();
     let whole_parts = kept.rsplit_once("; ").map_or(kept.as_str(), |(parts, _)| parts);
     format!("{whole_parts}{SUBTITLE_CUT}")
 }
@@ -109,7 +124,9 @@ fn colour(kind: FoldedKind, name: &str) -> Color {
     let shade = (hasher.finish() % 48) as u8;
     match kind {
         FoldedKind::Python => Color { r: 90 + shade, g: 150 + shade, b: 235 },
-        FoldedKind::Native => Color { r: 245, g: 140 + shade, b: 70 + shade },
+        FoldedKind::Native => Color { r: 245, g: 120 + shade, b: 60 + shade },
+        FoldedKind::Interpreter => Color { r: 235, g: 205 + shade, b: 60 + shade },
+        FoldedKind::Other => Color { r: 185 + shade, g: 130 + shade, b: 225 },
         FoldedKind::Process | FoldedKind::Note => Color { r: 190, g: 190, b: 190 },
     }
 }
@@ -137,7 +154,7 @@ fn write_empty(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             "\n</svg>",
         ),
         escape(&text),
-        escape(&subtitle(report))
+        escape(&subtitle(report, ""))
     )
 }
 
@@ -184,6 +201,15 @@ mod tests {
             svg(&report("f", FrameKind::Python, 8))
                 .contains(&format!("rgb({},{},{})", python.r, python.g, python.b))
         );
+    }
+
+    #[test]
+    fn a_mixed_picture_says_what_its_colours_mean_and_a_plain_one_does_not() {
+        let mut mixed = report("f", FrameKind::Python, 8);
+        let native = Frame { function: Some("push".into()), ..Frame::default() };
+        mixed.processes[0].sites[0].frames.insert(0, native);
+        assert!(svg(&mixed).contains("blue: Python, orange: native | truth: nothing lost"));
+        assert!(!svg(&report("f", FrameKind::Python, 8)).contains("blue: Python"));
     }
 
     #[test]

@@ -4,18 +4,24 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use super::human::base_name;
+use super::human::{MAX_NAME, base_name, cut_middle};
 use super::model::{Frame, FrameKind, ProcessReport, Report, SiteReport};
+use super::path::ShortPaths;
+use super::plumbing;
 
 /// What a folded frame stands for; decides its colour in a flamegraph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FoldedKind {
     /// The process at the root.
     Process,
-    /// Machine code.
+    /// Machine code of programs and libraries.
     Native,
+    /// Machine code of a Python interpreter.
+    Interpreter,
     /// A Python function.
     Python,
+    /// Kernel or other code.
+    Other,
     /// Neither: why a stack ends early, a stack that is not known.
     Note,
 }
@@ -35,13 +41,19 @@ pub type FoldedStack = Vec<FoldedFrame>;
 /// Survivors' bytes of every distinct stack, in a fixed order.
 pub fn stacks(report: &Report) -> BTreeMap<FoldedStack, u64> {
     let mut stacks = BTreeMap::new();
+    let frames = report.processes.iter().flat_map(drawn).flat_map(|site| &site.frames);
+    let paths = ShortPaths::new(&report.application_roots(), frames.filter(|frame| is_python(frame)));
     for process in &report.processes {
-        for site in process.sites.iter().filter(|site| site.survivors.bytes > 0) {
-            let weight: &mut u64 = stacks.entry(stack(process, site)).or_default();
+        for site in drawn(process) {
+            let weight: &mut u64 = stacks.entry(stack(process, site, &paths)).or_default();
             *weight = weight.saturating_add(site.survivors.bytes);
         }
     }
     stacks
+}
+
+fn drawn(process: &ProcessReport) -> impl Iterator<Item = &SiteReport> {
+    process.sites.iter().filter(|site| site.survivors.bytes > 0)
 }
 
 /// One stack as text, without its weight.
@@ -57,7 +69,7 @@ pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-fn stack(process: &ProcessReport, site: &SiteReport) -> FoldedStack {
+fn stack(process: &ProcessReport, site: &SiteReport, paths: &ShortPaths<'_>) -> FoldedStack {
     let root = format!("{}-{}", process.name, process.pid);
     // No space in the root: some tools cut it at the first one, and "# " at the start of a line is a comment.
     let mut stack = vec![frame(FoldedKind::Process, &root.replace(char::is_whitespace, "_"))];
@@ -67,21 +79,44 @@ fn stack(process: &ProcessReport, site: &SiteReport) -> FoldedStack {
     if site.frames.is_empty() && site.truncated.is_none() {
         stack.push(frame(FoldedKind::Note, "[no stack]"));
     }
-    stack.extend(site.frames.iter().rev().map(|entry| match entry.kind {
-        FrameKind::Python => frame(FoldedKind::Python, &python_name(entry)),
-        FrameKind::Native | FrameKind::Other => frame(FoldedKind::Native, &native_name(entry)),
-    }));
+    stack.extend(shown(site).into_iter().rev().map(|entry| frame(kind(entry), &name(entry, paths))));
     stack
+}
+
+/// The frames of a stack, innermost first: every one; of a stack with Python in it those that tell, since an interpreter
+/// puts several of its own around each Python function.
+pub(super) fn shown(site: &SiteReport) -> Vec<&Frame> {
+    match site.frames.iter().any(is_python) {
+        true => plumbing::telling(&site.frames).collect(),
+        false => site.frames.iter().collect(),
+    }
+}
+
+fn is_python(frame: &Frame) -> bool {
+    frame.kind == FrameKind::Python
+}
+
+fn kind(frame: &Frame) -> FoldedKind {
+    match frame.kind {
+        FrameKind::Python => FoldedKind::Python,
+        FrameKind::Other => FoldedKind::Other,
+        FrameKind::Native if frame.interpreter => FoldedKind::Interpreter,
+        FrameKind::Native => FoldedKind::Native,
+    }
 }
 
 fn frame(kind: FoldedKind, name: &str) -> FoldedFrame {
     FoldedFrame { name: safe(name), kind }
 }
 
+fn name(frame: &Frame, paths: &ShortPaths<'_>) -> String {
+    if is_python(frame) { python_name(frame, paths) } else { native_name(frame) }
+}
+
 /// `function (path/file.py:line)`, as far as known.
-fn python_name(frame: &Frame) -> String {
+fn python_name(frame: &Frame, paths: &ShortPaths<'_>) -> String {
     let function = frame.function.as_deref().unwrap_or("[unknown]");
-    match (&frame.file, frame.line) {
+    match (frame.file.as_deref().map(|file| paths.short(file)), frame.line) {
         (Some(file), Some(line)) => format!("{function} ({file}:{line})"),
         (Some(file), None) => format!("{function} ({file})"),
         _ => function.to_owned(),
@@ -100,10 +135,10 @@ pub(super) fn native_name(frame: &Frame) -> String {
     }
 }
 
-/// Makes a name one frame of one line: `;` separates frames, a line break ends the line, and a last word that is a
-/// number would be read as a weight.
+/// Makes a name one frame of one line: `;` separates frames, a line break ends the line, a last word that is a number
+/// would be read as a weight, and tools give up on lines without end.
 fn safe(name: &str) -> String {
-    let separated: String = name
+    let separated: String = cut_middle(name, MAX_NAME)
         .chars()
         .filter(|c| !matches!(c, '\u{fffe}' | '\u{ffff}'))
         .map(|c| match c {
@@ -139,11 +174,13 @@ mod tests {
     fn python_frames_name_file_and_line() {
         let frame = Frame {
             function: Some("get".into()),
-            file: Some("app/predict.py".into()),
+            file: Some("/srv/app/predict.py".into()),
             line: Some(57),
+            kind: FrameKind::Python,
             ..Frame::default()
         };
-        assert_eq!(python_name(&frame), "get (app/predict.py:57)");
+        let paths = ShortPaths::new(&["/srv"], [&frame]);
+        assert_eq!(python_name(&frame, &paths), "get (app/predict.py:57)");
         assert_eq!(native_name(&frame), "get");
     }
 
@@ -154,6 +191,13 @@ mod tests {
         assert_eq!(native_name(&frame), "libfoo.so+0x1000");
         frame.virtual_offset = Some(0x2000);
         assert_eq!(native_name(&frame), "libfoo.so+0x2000");
+    }
+
+    #[test]
+    fn endless_names_keep_both_ends() {
+        let name = safe(&format!("f{} (a.py:7)", "x".repeat(100_000)));
+        assert_eq!(name.chars().count(), MAX_NAME);
+        assert!(name.starts_with("fxx") && name.ends_with("xx (a.py:7)") && name.contains('…'));
     }
 
     proptest::proptest! {

@@ -6,13 +6,16 @@ use std::hash::{Hash, Hasher};
 use super::model::{Amount, Change, Frame, FrameKind, GroupBy, Growth, ProcessReport, SiteReport, SortKey};
 use super::plumbing;
 
+/// The domain of what is no heap block.
+const MAPPINGS: &str = "mmap";
+
 /// Sites that belong together, summed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group<'a> {
     /// The member with the most survivors: its stack stands for the group.
     pub largest: &'a SiteReport,
-    /// Frames to show of it, innermost first; the first one is what the group is named after.
-    pub frames: &'a [Frame],
+    /// The frame that gives the group its name, for groups by function or line; `None` without frames.
+    pub named_after: Option<&'a Frame>,
     /// How many sites are in the group, at least 1.
     pub sites: usize,
     /// Live blocks.
@@ -25,6 +28,8 @@ pub struct Group<'a> {
     pub survivors_change: Change,
     /// Sum of the members' slopes. The times are those of the member that grows fastest.
     pub growth: Option<Growth>,
+    /// How many of the live blocks may be another line's ([`SiteReport::recycled`]), estimated.
+    pub recycled_blocks: u64,
 }
 
 /// What makes a frame the same line of code: not its absolute address, which changes with every `dlopen`.
@@ -39,9 +44,10 @@ struct FrameKey<'a> {
     inlined: bool,
 }
 
-/// Which group a site belongs to. Domain and label always tell groups apart: a reserved mapping is no heap block.
+/// Which group a site belongs to. Mappings never meet heap blocks, nor mappings of another kind.
 #[derive(PartialEq, Eq, Hash)]
 struct GroupKey<'a> {
+    /// The allocator; for functions and lines every heap is one, as it is for who wrote the line.
     domain: &'a str,
     label: Option<&'a str>,
     code: CodeKey<'a>,
@@ -77,14 +83,15 @@ impl Hash for StackKey<'_> {
     }
 }
 
-/// The groups of a process, in the order of `sort`. `plumbing` keeps the frames of allocator and start-up code.
-pub fn group(process: &ProcessReport, by: GroupBy, sort: SortKey, plumbing: bool) -> Vec<Group<'_>> {
+/// The groups of a process, in the order of `sort`.
+pub fn group(process: &ProcessReport, by: GroupBy, sort: SortKey) -> Vec<Group<'_>> {
     let mut groups: HashMap<GroupKey<'_>, Group<'_>> = HashMap::new();
     for site in &process.sites {
+        let named_after = named_after(site, by);
         groups
-            .entry(key(site, by))
-            .and_modify(|group| group.add(site, plumbing))
-            .or_insert_with(|| Group::new(site, plumbing));
+            .entry(key(site, by, named_after))
+            .and_modify(|group| group.add(site))
+            .or_insert_with(|| Group::new(site, named_after));
     }
     let mut groups: Vec<Group<'_>> = groups.into_values().collect();
     groups.sort_by(|a, b| a.cmp_by(b, sort));
@@ -92,26 +99,26 @@ pub fn group(process: &ProcessReport, by: GroupBy, sort: SortKey, plumbing: bool
 }
 
 impl<'a> Group<'a> {
-    fn new(site: &'a SiteReport, plumbing: bool) -> Self {
+    fn new(site: &'a SiteReport, named_after: Option<&'a Frame>) -> Self {
         Self {
             largest: site,
-            frames: shown(site, plumbing),
+            named_after,
             sites: 1,
             live: site.live,
             survivors: site.survivors,
             allocated: site.allocated,
             survivors_change: site.survivors_change,
             growth: site.growth,
+            recycled_blocks: recycled_blocks(site),
         }
     }
 
-    fn add(&mut self, site: &'a SiteReport, plumbing: bool) {
+    fn add(&mut self, site: &'a SiteReport) {
         let outranks = |a: &SiteReport, b: &SiteReport| {
             (a.survivors.bytes, a.live.bytes, b.stack_id) > (b.survivors.bytes, b.live.bytes, a.stack_id)
         };
         if outranks(site, self.largest) {
             self.largest = site;
-            self.frames = shown(site, plumbing);
         }
         self.sites += 1;
         self.live = self.live.plus(site.live);
@@ -119,6 +126,13 @@ impl<'a> Group<'a> {
         self.allocated = self.allocated.plus(site.allocated);
         self.survivors_change = self.survivors_change.plus(site.survivors_change);
         self.growth = sum_growth(self.growth, site.growth);
+        self.recycled_blocks = self.recycled_blocks.saturating_add(recycled_blocks(site));
+    }
+
+    /// Frames to show of the largest member, innermost first; all of them if plumbing is wanted.
+    pub fn frames(&self, plumbing: bool) -> Vec<&'a Frame> {
+        let frames = &self.largest.frames;
+        if plumbing { frames.iter().collect() } else { plumbing::telling(frames).collect() }
     }
 
     /// The order of a report: what `sort` asks for, descending, then survivors, then identity, so that the order
@@ -149,18 +163,38 @@ fn sum_growth(a: Option<Growth>, b: Option<Growth>) -> Option<Growth> {
     Some(Growth { bytes_per_hour: a.bytes_per_hour + b.bytes_per_hour, ..fastest })
 }
 
-fn shown(site: &SiteReport, plumbing: bool) -> &[Frame] {
-    if plumbing { &site.frames } else { plumbing::telling(&site.frames) }
+/// The share of a site's live blocks that was found to be of a kind that is handed on unseen.
+fn recycled_blocks(site: &SiteReport) -> u64 {
+    let Some(recycled) = site.recycled.filter(|recycled| recycled.examined > 0) else { return 0 };
+    let holding = u128::from(recycled.holding.min(recycled.examined));
+    let blocks = u128::from(site.live.blocks) * holding;
+    u64::try_from(blocks.div_ceil(u128::from(recycled.examined))).unwrap_or(u64::MAX)
 }
 
-fn key(site: &SiteReport, by: GroupBy) -> GroupKey<'_> {
-    let named_after = || plumbing::telling(&site.frames).first();
+/// What a site is known by to who wrote the program: the innermost Python frame, since what a C extension allocates is
+/// the doing of the line that called it; without Python the innermost function outside the allocator, for lines the
+/// innermost that has one.
+fn named_after(site: &SiteReport, by: GroupBy) -> Option<&Frame> {
+    if by == GroupBy::Stack {
+        return None;
+    }
+    if let Some(python) = site.frames.iter().find(|frame| frame.kind == FrameKind::Python) {
+        return Some(python);
+    }
+    let mut telling = plumbing::telling(&site.frames);
+    let with_line = telling.clone().find(|frame| frame.file.is_some() && frame.line.is_some());
+    with_line.filter(|_| by == GroupBy::Line).or_else(|| telling.next())
+}
+
+fn key<'a>(site: &'a SiteReport, by: GroupBy, named_after: Option<&'a Frame>) -> GroupKey<'a> {
     let code = match by {
         GroupBy::Stack => CodeKey::Stack(StackKey(&site.frames), site.truncated.as_deref()),
-        GroupBy::Function => CodeKey::Frame(named_after().map(function_key)),
-        GroupBy::Line => CodeKey::Frame(named_after().map(line_key)),
+        GroupBy::Function => CodeKey::Frame(named_after.map(function_key)),
+        GroupBy::Line => CodeKey::Frame(named_after.map(line_key)),
     };
-    GroupKey { domain: &site.domain, label: site.label.as_deref(), code }
+    let together = by != GroupBy::Stack && site.domain != MAPPINGS;
+    let domain = if together { "heap" } else { &site.domain };
+    GroupKey { domain, label: site.label.as_deref(), code }
 }
 
 /// The very instruction.
@@ -193,7 +227,7 @@ fn line_key(frame: &Frame) -> FrameKey<'_> {
     if exact.file.is_none() || exact.line.is_none() {
         return exact;
     }
-    FrameKey { offset: None, address: None, inlined: false, ..exact }
+    FrameKey { function: None, object: None, offset: None, address: None, inlined: false, ..exact }
 }
 
 #[cfg(test)]
@@ -237,20 +271,20 @@ mod tests {
 
     fn sums(by: GroupBy) -> Vec<(u64, usize)> {
         let process = process();
-        group(&process, by, SortKey::Bytes, false).iter().map(|g| (g.survivors.bytes, g.sites)).collect()
+        group(&process, by, SortKey::Bytes).iter().map(|g| (g.survivors.bytes, g.sites)).collect()
     }
 
     #[test]
     fn stacks_stay_apart_functions_and_lines_come_together() {
         assert_eq!(sums(GroupBy::Stack), [(30, 1), (20, 1), (10, 1), (5, 1)]);
-        assert_eq!(sums(GroupBy::Line), [(40, 2), (20, 1), (5, 1)]);
+        assert_eq!(sums(GroupBy::Line), [(45, 3), (20, 1)]);
         assert_eq!(sums(GroupBy::Function), [(60, 3), (5, 1)]);
     }
 
     #[test]
     fn a_group_is_represented_by_its_largest_member_and_sums_the_rest() {
         let process = process();
-        let groups = group(&process, GroupBy::Function, SortKey::Bytes, false);
+        let groups = group(&process, GroupBy::Function, SortKey::Bytes);
         assert_eq!(groups[0].largest.stack_id, 2);
         assert_eq!(groups[0].survivors_change, Change { bytes: 3, blocks: -3 });
         assert_eq!(groups[0].growth, Some(Growth { bytes_per_hour: 60.0, observed_s: 60.0, steady_s: 2.0 }));
@@ -261,7 +295,7 @@ mod tests {
         // A dlopen elsewhere changes the mapping generation and with it the stack's identity.
         let mut process = process();
         process.sites.push(site(9, 7, vec![frame("last", 3)]));
-        let groups = group(&process, GroupBy::Stack, SortKey::Bytes, false);
+        let groups = group(&process, GroupBy::Stack, SortKey::Bytes);
         assert!(groups.iter().any(|group| group.sites == 2 && group.survivors.bytes == 12));
     }
 
@@ -270,7 +304,7 @@ mod tests {
         let mut process = process();
         process.sites[3].label = Some("reserved, no access".into());
         process.sites.push(site(9, 7, vec![frame("last", 3)]));
-        assert_eq!(group(&process, GroupBy::Function, SortKey::Bytes, false).len(), 3);
+        assert_eq!(group(&process, GroupBy::Function, SortKey::Bytes).len(), 3);
     }
 
     #[test]
@@ -278,7 +312,7 @@ mod tests {
         let mut process = process();
         process.sites[3].growth = Some(Growth { bytes_per_hour: 1e9, ..Growth::default() });
         process.sites[0].survivors.blocks = 99;
-        let first = |sort| group(&process, GroupBy::Stack, sort, false)[0].largest.stack_id;
+        let first = |sort| group(&process, GroupBy::Stack, sort)[0].largest.stack_id;
         assert_eq!(first(SortKey::Growth), 4);
         assert_eq!(first(SortKey::Count), 1);
     }
@@ -289,6 +323,6 @@ mod tests {
             |offset| Frame { object: Some("a.so".into()), file_offset: Some(offset), ..Frame::default() };
         let sites = vec![site(1, 1, vec![nameless(16)]), site(2, 1, vec![nameless(32)])];
         let process = ProcessReport { sites, ..ProcessReport::default() };
-        assert_eq!(group(&process, GroupBy::Function, SortKey::Bytes, false).len(), 2);
+        assert_eq!(group(&process, GroupBy::Function, SortKey::Bytes).len(), 2);
     }
 }

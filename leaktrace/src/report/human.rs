@@ -1,7 +1,12 @@
 //! Numbers and names as people read them: binary units, thousands separators, ages. Names come from the target and
 //! end up on a terminal, so nothing here lets a control character through.
 
+use std::borrow::Cow;
+
 const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+
+/// Most characters of one name (of a function, of a file) in text and in folded stacks.
+pub const MAX_NAME: usize = 512;
 
 /// `24 B`, `3.9 MiB`.
 pub fn bytes(bytes: u64) -> String {
@@ -100,6 +105,19 @@ fn is_unprintable(c: char) -> bool {
         || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}')
 }
 
+/// A name of at most `max` characters: of a longer one the middle gives way to an ellipsis, since names differ at their
+/// ends.
+pub fn cut_middle(name: &str, max: usize) -> Cow<'_, str> {
+    // No character is shorter than a byte.
+    if name.len() <= max || name.chars().count() <= max {
+        return Cow::Borrowed(name);
+    }
+    let kept = max.saturating_sub(1);
+    let head: String = name.chars().take(kept.div_ceil(2)).collect();
+    let tail = name.char_indices().rev().take(kept / 2).last().map_or(name.len(), |(begin, _)| begin);
+    Cow::Owned(format!("{head}…{}", name.get(tail..).unwrap_or("")))
+}
+
 /// The last component of a path; the whole of it if there is none.
 pub fn base_name(path: &str) -> &str {
     path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
@@ -192,6 +210,14 @@ mod tests {
     fn escape_sequences_do_not_reach_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
         assert_eq!(printable("größe"), "größe");
+    }
+
+    #[test]
+    fn long_names_lose_their_middle() {
+        assert_eq!(cut_middle("abcdefgh", 8), "abcdefgh");
+        assert_eq!(cut_middle("abcdefghi", 8), "abcd…ghi");
+        assert_eq!(cut_middle("äöüäöüäöü", 4), "äö…ü");
+        assert_eq!((cut_middle("abc", 1), cut_middle("abc", 0)), ("…".into(), "…".into()));
     }
 
     #[test]

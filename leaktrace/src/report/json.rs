@@ -1,15 +1,15 @@
 //! JSON: everything the report knows, for programs. The wire structs below are the contract that `docs/json.md`
 //! describes; they live apart from the model so that the model can change without breaking a reader.
 
+mod process;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::{Serialize, Serializer};
 
-use super::model::{
-    AgeClass, Amount, Change, Frame, FrameKind, Fullness, GroupBy, Growth, Loss, ProcessReport, Reason,
-    Report, SiteReport, SortKey, Truth,
-};
+use self::process::WireProcess;
+use super::model::{Detail, Fullness, GroupBy, Loss, Reason, Report, SortKey, Truth};
 
 /// Version of the shape. Goes up when a field changes its meaning or goes away; new fields do not raise it.
 pub const SCHEMA: u32 = 1;
@@ -50,6 +50,7 @@ struct WireReport<'a> {
     top: usize,
     sort: &'static str,
     group_by: &'static str,
+    detail: &'static str,
     processes: Vec<WireProcess<'a>>,
     truth: WireTruth<'a>,
 }
@@ -58,78 +59,6 @@ struct WireReport<'a> {
 struct WireReason<'a> {
     kind: &'static str,
     text: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct WireAmount {
-    bytes: u64,
-    blocks: u64,
-}
-
-#[derive(Serialize)]
-struct WireChange {
-    bytes: i64,
-    blocks: i64,
-}
-
-#[derive(Serialize)]
-struct WireGrowth {
-    bytes_per_hour: f64,
-    observed_s: f64,
-    steady_s: f64,
-}
-
-#[derive(Serialize)]
-struct WireProcess<'a> {
-    pid: u32,
-    serial: u32,
-    name: &'a str,
-    command: &'a [String],
-    ended: Option<&'a str>,
-    rss_bytes: Option<u64>,
-    rss_at_attach_bytes: Option<u64>,
-    live: WireAmount,
-    survivors: WireAmount,
-    allocated: WireAmount,
-    survivors_change: WireChange,
-    growth: Option<WireGrowth>,
-    sites: Vec<WireSite<'a>>,
-}
-
-#[derive(Serialize)]
-struct WireSite<'a> {
-    stack_id: Hex,
-    domain: &'a str,
-    label: Option<&'a str>,
-    live: WireAmount,
-    survivors: WireAmount,
-    allocated: WireAmount,
-    survivors_change: WireChange,
-    growth: Option<WireGrowth>,
-    ages: Vec<WireAge>,
-    frames: Vec<WireFrame<'a>>,
-    truncated: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct WireAge {
-    youngest_s: f64,
-    oldest_s: f64,
-    live: WireAmount,
-}
-
-#[derive(Serialize)]
-struct WireFrame<'a> {
-    kind: &'static str,
-    function: Option<&'a str>,
-    object: Option<&'a str>,
-    build_id: Option<&'a str>,
-    file_offset: Option<Hex>,
-    virtual_offset: Option<Hex>,
-    address: Hex,
-    file: Option<&'a str>,
-    line: Option<u32>,
-    inlined: bool,
 }
 
 #[derive(Serialize)]
@@ -193,8 +122,12 @@ impl<'a> From<&'a Report> for WireReport<'a> {
                 GroupBy::Function => "function",
                 GroupBy::Line => "line",
             },
+            detail: match report.detail {
+                Detail::Exact => "exact",
+                Detail::Light => "light",
+            },
             processes: report.processes.iter().map(Into::into).collect(),
-            truth: (&report.truth).into(),
+            truth: WireTruth::new(&report.truth, report.truth_line()),
         }
     }
 }
@@ -210,93 +143,10 @@ impl<'a> From<&'a Reason> for WireReason<'a> {
     }
 }
 
-impl From<Amount> for WireAmount {
-    fn from(Amount { bytes, blocks }: Amount) -> Self {
-        Self { bytes, blocks }
-    }
-}
-
-impl From<Change> for WireChange {
-    fn from(Change { bytes, blocks }: Change) -> Self {
-        Self { bytes, blocks }
-    }
-}
-
-impl From<Growth> for WireGrowth {
-    fn from(Growth { bytes_per_hour, observed_s, steady_s }: Growth) -> Self {
-        Self { bytes_per_hour, observed_s, steady_s }
-    }
-}
-
-impl<'a> From<&'a ProcessReport> for WireProcess<'a> {
-    fn from(process: &'a ProcessReport) -> Self {
+impl<'a> WireTruth<'a> {
+    fn new(truth: &'a Truth, line: String) -> Self {
         Self {
-            pid: process.pid,
-            serial: process.serial,
-            name: &process.name,
-            command: &process.command,
-            ended: process.ended.as_deref(),
-            rss_bytes: process.rss_bytes,
-            rss_at_attach_bytes: process.rss_at_attach_bytes,
-            live: process.live.into(),
-            survivors: process.survivors.into(),
-            allocated: process.allocated.into(),
-            survivors_change: process.survivors_change.into(),
-            growth: process.growth.map(Into::into),
-            sites: process.sites.iter().map(Into::into).collect(),
-        }
-    }
-}
-
-impl<'a> From<&'a SiteReport> for WireSite<'a> {
-    fn from(site: &'a SiteReport) -> Self {
-        Self {
-            stack_id: Hex(site.stack_id),
-            domain: &site.domain,
-            label: site.label.as_deref(),
-            live: site.live.into(),
-            survivors: site.survivors.into(),
-            allocated: site.allocated.into(),
-            survivors_change: site.survivors_change.into(),
-            growth: site.growth.map(Into::into),
-            ages: site.ages.iter().map(Into::into).collect(),
-            frames: site.frames.iter().map(Into::into).collect(),
-            truncated: site.truncated.as_deref(),
-        }
-    }
-}
-
-impl From<&AgeClass> for WireAge {
-    fn from(age: &AgeClass) -> Self {
-        Self { youngest_s: age.youngest_s, oldest_s: age.oldest_s, live: age.live.into() }
-    }
-}
-
-impl<'a> From<&'a Frame> for WireFrame<'a> {
-    fn from(frame: &'a Frame) -> Self {
-        Self {
-            kind: match frame.kind {
-                FrameKind::Native => "native",
-                FrameKind::Python => "python",
-                FrameKind::Other => "other",
-            },
-            function: frame.function.as_deref(),
-            object: frame.object.as_deref(),
-            build_id: frame.build_id.as_deref(),
-            file_offset: frame.file_offset.map(Hex),
-            virtual_offset: frame.virtual_offset.map(Hex),
-            address: Hex(frame.address),
-            file: frame.file.as_deref(),
-            line: frame.line,
-            inlined: frame.inlined,
-        }
-    }
-}
-
-impl<'a> From<&'a Truth> for WireTruth<'a> {
-    fn from(truth: &'a Truth) -> Self {
-        Self {
-            line: truth.line(),
+            line,
             lost: truth.lost.iter().map(Into::into).collect(),
             unmatched_frees: truth.unmatched_frees,
             truncated_stacks: &truth.truncated_stacks,

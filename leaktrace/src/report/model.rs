@@ -29,10 +29,19 @@ pub struct Report {
     pub sort: SortKey,
     /// What the text format puts together.
     pub group_by: GroupBy,
+    /// How closely allocations were looked at.
+    pub detail: Detail,
     /// One entry per process image, the largest survivors first.
     pub processes: Vec<ProcessReport>,
     /// What this report does not know.
     pub truth: Truth,
+}
+
+impl Report {
+    /// Where the applications of its processes lie.
+    pub fn application_roots(&self) -> Vec<&str> {
+        self.processes.iter().filter_map(|process| process.application_root.as_deref()).collect()
+    }
 }
 
 /// Why a report was made.
@@ -71,6 +80,16 @@ pub enum GroupBy {
     Function,
     /// Same innermost source line outside the allocator.
     Line,
+}
+
+/// How closely allocations are looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// Every call.
+    #[default]
+    Exact,
+    /// Large blocks, and the pools that small blocks are cut from, one block a pool. Nothing is written to a target.
+    Light,
 }
 
 /// Bytes and blocks that belong together.
@@ -124,7 +143,7 @@ impl Change {
 /// How survivors' bytes developed while traced.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Growth {
-    /// Slope of a line fitted to the survivors' bytes, bytes per hour.
+    /// Slope of a line fitted to the survivors' bytes, bytes per hour; if they grow, at most that of their later half.
     pub bytes_per_hour: f64,
     /// Seconds that the fit covers.
     pub observed_s: f64,
@@ -159,8 +178,46 @@ pub struct ProcessReport {
     pub survivors_change: Change,
     /// Growth of all survivors together.
     pub growth: Option<Growth>,
+    /// Where the program's own code lies, as the target sees it: source paths below it are shown relative to it.
+    pub application_root: Option<String>,
+    /// Its Python interpreter, if it has one that leaktrace knows.
+    pub python: Option<PythonReport>,
     /// Every site with live blocks, sorted by [`Report::sort`]; not cut to [`Report::top`].
     pub sites: Vec<SiteReport>,
+}
+
+/// What is known of a process's Python interpreter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PythonReport {
+    /// Version as the runtime says it ("3.11.2").
+    pub version: String,
+    /// What handed out small blocks, in words ("pymalloc", "malloc", "pymalloc, traced by tracemalloc").
+    pub allocator: String,
+    /// Whether the allocator table was redirected, so that inlined calls are seen as well.
+    pub redirected: bool,
+    /// Whether the interpreter inlines allocations that pass no probe: code compares with the allocator's address, and
+    /// the table is not redirected.
+    pub inlined_unseen: bool,
+    /// Whether free lists are kept closed, so that no block changes hands unseen.
+    pub free_lists_closed: bool,
+    /// Live blocks of at most 512 bytes that leaktrace tracks (born since attaching).
+    pub tracked_blocks: u64,
+    /// Frees of Python blocks that were born before attaching.
+    pub freed_from_before: u64,
+    /// Blocks that the interpreter itself counts (`sys.getallocatedblocks()`), now.
+    pub counted_blocks: Option<u64>,
+    /// The same when tracing began.
+    pub counted_at_attach: Option<u64>,
+}
+
+/// Blocks of a site that now hold objects of a kind that CPython hands out again from a free list, without asking its
+/// allocator: another line may have been given them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recycled {
+    /// Live blocks looked at.
+    pub examined: u64,
+    /// How many of them hold such an object.
+    pub holding: u64,
 }
 
 /// One allocation site of one process image.
@@ -188,6 +245,8 @@ pub struct SiteReport {
     pub frames: Vec<Frame>,
     /// Why the stack ends early, if it does.
     pub truncated: Option<String>,
+    /// Python blocks that may have changed hands unseen; `None` if not looked at, or if none can have.
+    pub recycled: Option<Recycled>,
 }
 
 /// Live blocks born in one stretch of time.
@@ -236,6 +295,8 @@ pub struct Frame {
     pub line: Option<u32>,
     /// Whether this function was inlined into the next frame.
     pub inlined: bool,
+    /// Whether this is native code of a Python interpreter itself, which says little beside the Python frames.
+    pub interpreter: bool,
 }
 
 impl Frame {

@@ -1,14 +1,15 @@
 //! Which frames are plumbing: they are in every stack and say nothing about who asked for the memory. Inside: the
 //! allocator's own layers, thin wrappers, and what libraries do to own storage for their caller. Outside: what the C
 //! library and language runtimes put around `main` and a thread's function. Only runs at the two ends of a stack are
-//! folded away, so that a function between two others always shows.
+//! folded away, so that a function between two others always shows. In a stack with Python frames the interpreter's own
+//! functions are plumbing wherever they are; without any they are all there is to tell.
 
 mod cpp;
 mod names;
 mod rust;
 
 use super::human::base_name;
-use super::model::Frame;
+use super::model::{Frame, FrameKind};
 
 /// Libraries whose unnamed functions at the outer end of a stack are start-up code: stripped as they are shipped, they
 /// have no names for what calls `main` and a thread's function.
@@ -16,17 +17,25 @@ const RUNTIME_LIBRARIES: &[&str] =
     &["libc.so", "libc-2.", "libpthread", "ld-linux", "ld-musl", "libc.musl", "libstdc++.so", "libc++"];
 
 /// The frames that say something, innermost first. A stack of nothing but plumbing is returned whole.
-pub fn telling(frames: &[Frame]) -> &[Frame] {
-    let outer = (0..frames.len()).rev().take_while(|&at| is_startup_at(frames, at)).count();
-    let inner = frames.iter().take_while(|frame| function(frame).is_some_and(is_allocator)).count();
-    match frames.get(inner..frames.len().saturating_sub(outer)) {
-        Some(telling) if !telling.is_empty() => telling,
-        _ => frames,
-    }
+pub fn telling(frames: &[Frame]) -> impl Iterator<Item = &Frame> + Clone {
+    let python = frames.iter().any(|frame| frame.kind == FrameKind::Python);
+    let hidden = move |frame: &Frame| python && frame.interpreter;
+    let outer = (0..frames.len())
+        .rev()
+        .take_while(|&at| frames.get(at).is_some_and(hidden) || is_startup_at(frames, at))
+        .count();
+    let inner =
+        frames.iter().take_while(|frame| hidden(frame) || function(frame).is_some_and(is_allocator)).count();
+    let (telling, python) = match frames.get(inner..frames.len().saturating_sub(outer)) {
+        Some(telling) if !telling.is_empty() => (telling, python),
+        _ => (frames, false),
+    };
+    telling.iter().filter(move |frame| !(python && frame.interpreter))
 }
 
+/// The name of a native function; those of Python functions mean nothing here.
 fn function(frame: &Frame) -> Option<&str> {
-    frame.function.as_deref()
+    frame.function.as_deref().filter(|_| frame.kind != FrameKind::Python)
 }
 
 fn is_allocator(function: &str) -> bool {
@@ -38,13 +47,17 @@ fn is_allocator(function: &str) -> bool {
 /// Whether a frame whose callers are all start-up code is such code too. A runtime's own `main` is: the program's
 /// `main` is further in.
 fn is_startup_at(frames: &[Frame], at: usize) -> bool {
-    let Some(frame) = frames.get(at) else { return false };
+    let Some(frame) = frames.get(at).filter(|frame| frame.kind != FrameKind::Python) else { return false };
     let callee = at.checked_sub(1).and_then(|at| frames.get(at));
     match function(frame) {
         Some("main") => callee.and_then(function).is_some_and(is_runtime_entry),
         Some(name) => is_startup(name),
         // A stripped program's own `_start` has no name, but whom it calls.
-        None => is_runtime_library(frame) || at + 1 == frames.len() && callee.is_some_and(starts_main),
+        None => {
+            is_runtime_library(frame)
+                || at + 1 == frames.len() && callee.is_some_and(starts_main)
+                || callee.and_then(function).is_some_and(is_runtime_entry)
+        }
     }
 }
 
@@ -80,7 +93,7 @@ mod tests {
     }
 
     fn kept(names: &[&str]) -> Vec<String> {
-        telling(&stack(names)).iter().filter_map(|frame| frame.function.clone()).collect()
+        telling(&stack(names)).filter_map(|frame| frame.function.clone()).collect()
     }
 
     #[test]
@@ -95,7 +108,7 @@ mod tests {
     #[test]
     fn a_stack_of_nothing_but_plumbing_is_shown_whole() {
         assert_eq!(kept(&["malloc", "_start"]), ["malloc", "_start"]);
-        assert!(telling(&[]).is_empty());
+        assert_eq!(telling(&[]).count(), 0);
     }
 
     #[test]
@@ -220,17 +233,71 @@ mod tests {
         assert_eq!(kept(&["malloc", "main", "__libc_start_main@@GLIBC_2.34"]), ["main"]);
     }
 
+    /// Frames from one letter and a name each: a Python function, the interpreter's own, another native one.
+    fn mixed(names: &[&str]) -> Vec<Frame> {
+        let frame = |name: &&str| {
+            let (kind, name) = name.split_at(1);
+            let function = Some(name.trim().to_owned()).filter(|name| !name.is_empty());
+            let of = if kind == "P" { FrameKind::Python } else { FrameKind::Native };
+            Frame { kind: of, function, interpreter: kind == "I", ..Frame::default() }
+        };
+        names.iter().map(frame).collect()
+    }
+
+    fn kept_of_mixed(names: &[&str]) -> Vec<String> {
+        telling(&mixed(names)).filter_map(|frame| frame.function.clone()).collect()
+    }
+
+    #[test]
+    fn the_interpreters_own_functions_give_way_to_python_wherever_they_are() {
+        let names = [
+            "N malloc",
+            "I _PyMem_RawMalloc",
+            "I PyList_Append",
+            "N append_in_extension",
+            "I method_vectorcall",
+            "P key",
+            "I",
+            "I list_sort",
+            "P main",
+            "I Py_RunMain",
+            "I Py_BytesMain",
+            "N main",
+            "N __libc_start_main",
+            "N",
+        ];
+        assert_eq!(kept_of_mixed(&names), ["append_in_extension", "key", "main"]);
+        let shared = ["P f", "I Py_RunMain", "I Py_BytesMain", "N", "N __libc_start_call_main", "N _start"];
+        assert_eq!(kept_of_mixed(&shared), ["f"]);
+        let thread = ["P run", "I thread_run", "I pythread_wrapper", "N start_thread", "N clone3"];
+        assert_eq!(kept_of_mixed(&thread), ["run"]);
+    }
+
+    #[test]
+    fn without_python_frames_the_interpreter_is_all_there_is_to_tell() {
+        let names = ["N malloc", "I PyObject_Malloc", "I PyType_Ready", "I Py_InitializeEx", "N embedder"];
+        assert_eq!(kept_of_mixed(&names), ["PyType_Ready", "Py_InitializeEx", "embedder"]);
+    }
+
+    #[test]
+    fn a_python_function_that_is_called_like_an_allocator_is_none() {
+        assert_eq!(
+            kept_of_mixed(&["N malloc", "I x", "P malloc", "P main", "P _start"]),
+            ["malloc", "main", "_start"]
+        );
+    }
+
     #[test]
     fn stripped_libraries_and_programs_are_folded_at_the_outer_end_only() {
         let unnamed = |object: &str| Frame { object: Some(object.into()), ..Frame::default() };
         let named = |name: &str| Frame { function: Some(name.into()), ..unnamed("/lib/libc.so.6") };
         let (libc, program) = (unnamed("/lib/x86_64-linux-gnu/libc.so.6"), unnamed("/app/server"));
         let started = [program.clone(), libc.clone(), named("__libc_start_main"), program.clone()];
-        assert_eq!(telling(&started), &started[..1]);
+        assert!(telling(&started).eq(&started[..1]));
         let thread = [program.clone(), unnamed("/lib/libstdc++.so.6.0.30"), libc.clone(), libc.clone()];
-        assert_eq!(telling(&thread), &thread[..1]);
+        assert!(telling(&thread).eq(&thread[..1]));
         let inside = [libc.clone(), program.clone(), program.clone()];
-        assert_eq!(telling(&inside), &inside);
+        assert!(telling(&inside).eq(&inside));
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl<'a> Builder<'a> {
 
     fn finish(mut self, report: &Report) -> Profile {
         let comments = [
-            format!("truth: {}", report.truth.line()),
+            format!("truth: {}", report.truth_line()),
             "inuse_*: every live block allocated while traced; alloc_*: everything ever allocated by sites that still \
              hold live blocks"
                 .to_owned(),
@@ -100,8 +100,7 @@ impl<'a> Builder<'a> {
     }
 
     fn sample(&mut self, process: &'a ProcessReport, site: &'a SiteReport) {
-        let mut location_id: Vec<u64> = site
-            .frames
+        let mut location_id: Vec<u64> = folded::shown(site)
             .chunk_by(|frame, _| frame.inlined)
             .map(|at_one_address| self.location(process, at_one_address))
             .collect();
@@ -129,9 +128,13 @@ impl<'a> Builder<'a> {
     }
 
     /// The location of frames that share an address: inlined calls first, the function that holds them last.
-    fn location(&mut self, process: &'a ProcessReport, frames: &'a [Frame]) -> u64 {
+    fn location(&mut self, process: &'a ProcessReport, frames: &[&'a Frame]) -> u64 {
         let lines: Vec<(u64, i64)> = frames.iter().filter_map(|frame| self.line(frame)).collect();
         let Some(frame) = frames.last() else { return self.note("[unknown]") };
+        if frame.kind == FrameKind::Python {
+            // As other profilers of interpreted code have it: a line of a function, in no mapping and at no address.
+            return self.intern_location(LocationKey { mapping_id: 0, address: 0, lines });
+        }
         let mapping_id = self.mapping(process.serial, frame, frames);
         self.intern_location(LocationKey { mapping_id, address: call(frame), lines })
     }
@@ -181,7 +184,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The mapping of a frame, widened so that it covers the frame's page; 0 for frames that lie in no object.
-    fn mapping(&mut self, serial: u32, frame: &'a Frame, lines: &[Frame]) -> u64 {
+    fn mapping(&mut self, serial: u32, frame: &'a Frame, lines: &[&Frame]) -> u64 {
         let (Some(object), Some(file_offset)) = (frame.object.as_deref(), frame.file_offset) else {
             return 0;
         };
@@ -325,6 +328,28 @@ mod tests {
         strings.dedup();
         assert_eq!(strings.len(), profile.string_table.len());
         assert_eq!(profile.string_table[0], "");
+    }
+
+    #[test]
+    fn a_python_frame_is_a_line_of_a_function_wherever_its_code_lies() {
+        let python = |address, line| Frame {
+            kind: FrameKind::Python,
+            address,
+            function: Some("View.get".into()),
+            file: Some("/srv/app/views.py".into()),
+            line: Some(line),
+            ..Frame::default()
+        };
+        let frames =
+            vec![python(0x7000, 5), python(0x9000, 5), python(0x7000, 6), frame(0x5010, 0x1010, "f", false)];
+        let profile = profile(&report(frames));
+        assert_eq!(profile.sample[0].location_id, [1, 1, 2, 3]);
+        assert_eq!((profile.function.len(), profile.mapping.len()), (2, 1));
+        let location = &profile.location[0];
+        assert_eq!((location.mapping_id, location.address, location.line[0].line), (0, 0, 5));
+        let function = profile.function[0];
+        let text = |index: i64| profile.string_table[index as usize].as_str();
+        assert_eq!((text(function.name), text(function.filename)), ("View.get", "/srv/app/views.py"));
     }
 
     #[test]

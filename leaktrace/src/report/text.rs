@@ -5,11 +5,12 @@ use std::io::{self, Write};
 
 use super::group::{Group, group};
 use super::human::{bytes, count, duration, plural, printable, signed_bytes, signed_count};
-use super::model::{Amount, Frame, GroupBy, ProcessReport, Report};
+use super::model::{Amount, GroupBy, ProcessReport, Report};
 use super::wording::{
-    age_line, amount, headline, nothing_survives, process_title, reason, resident, spell, sum, survivors,
-    time_of_day,
+    Naming, age_line, amount, headline, nothing_survives, process_title, reason, recycled, resident, spell,
+    spell_function, spell_line, sum, survivors, time_of_day,
 };
+use super::{path::ShortPaths, table};
 
 /// Frames shown of one stack; `verbose` shows all.
 const FRAMES_SHOWN: usize = 24;
@@ -27,9 +28,11 @@ pub struct TextOptions {
 
 /// Writes the report as text.
 pub fn render(report: &Report, options: &TextOptions, out: &mut dyn Write) -> io::Result<()> {
-    let mut text = Text { report, options, out };
+    let processes: Vec<Ranked<'_>> = rank(report);
+    let paths = short_paths(report, &processes);
+    let naming = if options.verbose { Naming::Whole } else { Naming::Short(&paths) };
+    let mut text = Text { report, options, naming, out };
     text.header()?;
-    let processes: Vec<Ranked<'_>> = rank(report, options.verbose);
     for process in &processes {
         text.process(process)?;
     }
@@ -49,12 +52,12 @@ struct Ranked<'a> {
 }
 
 /// Gives the groups with survivors one ranking over all processes, and cuts it at `report.top`.
-fn rank(report: &Report, verbose: bool) -> Vec<Ranked<'_>> {
+fn rank(report: &Report) -> Vec<Ranked<'_>> {
     let mut ranked: Vec<Ranked<'_>> = report
         .processes
         .iter()
         .map(|process| {
-            let groups = group(process, report.group_by, report.sort, verbose);
+            let groups = group(process, report.group_by, report.sort);
             let (groups, young): (Vec<_>, Vec<_>) =
                 groups.into_iter().partition(|group| !group.survivors.is_zero());
             let young = young.iter().map(|group| group.live).filter(|live| !live.is_zero()).collect();
@@ -74,9 +77,16 @@ fn rank(report: &Report, verbose: bool) -> Vec<Ranked<'_>> {
     ranked
 }
 
+/// Short names for the source files of everything that is shown.
+fn short_paths<'a>(report: &'a Report, processes: &[Ranked<'a>]) -> ShortPaths<'a> {
+    let shown = processes.iter().flat_map(|process| process.groups.iter().take(process.ranks.len()));
+    ShortPaths::new(&report.application_roots(), shown.flat_map(|group| &group.largest.frames))
+}
+
 struct Text<'a> {
     report: &'a Report,
     options: &'a TextOptions,
+    naming: Naming<'a>,
     out: &'a mut dyn Write,
 }
 
@@ -120,80 +130,96 @@ impl Text<'_> {
         if self.options.verbose && !process.command.is_empty() {
             self.cut(&format!("    command: {}", printable(&process.command.join(" "))))?;
         }
+        if self.report.group_by != GroupBy::Stack && !ranked.ranks.is_empty() {
+            let min_age = duration(self.report.min_age_s);
+            let legend =
+                format!("size, count: survivors (alive > {min_age}), and their change since the last report");
+            self.wrapped("    ", &legend)?;
+            writeln!(self.out)?;
+        }
         for (rank, group) in ranked.ranks.iter().zip(&ranked.groups) {
-            self.group(*rank, group)?;
+            match self.report.group_by {
+                GroupBy::Stack => self.stack(*rank, group)?,
+                GroupBy::Function | GroupBy::Line => self.row(*rank, group)?,
+            }
         }
         Ok(())
     }
 
-    fn group(&mut self, rank: usize, group: &Group<'_>) -> io::Result<()> {
+    fn stack(&mut self, rank: usize, group: &Group<'_>) -> io::Result<()> {
         writeln!(self.out)?;
         self.bold(&headline(rank, group, self.report.min_age_s))?;
         if self.options.verbose {
             self.details(group)?;
+            self.ages(group)?;
         }
-        let frames = group.frames;
-        match frames.split_first() {
-            None => writeln!(self.out, "    [no stack]")?,
-            Some((named_after, callers)) if self.report.group_by != GroupBy::Stack => {
-                self.cut(&format!("    {}", self.name_of_group(named_after)))?;
-                self.callers_of_largest(group, callers)?;
-            }
-            Some(_) => self.frames("    ", frames)?,
-        }
-        if let Some(reason) = &group.largest.truncated {
-            writeln!(self.out, "    [the stack ends here: {}]", printable(reason))?;
-        }
-        Ok(())
+        self.recycled(group)?;
+        self.frames("    ", group)
     }
 
-    /// For groups by function or line: the callers of the biggest member, said to be just that.
-    fn callers_of_largest(&mut self, group: &Group<'_>, callers: &[Frame]) -> io::Result<()> {
+    /// A row of the table; its callers only on demand, so that the table stays one.
+    fn row(&mut self, rank: usize, group: &Group<'_>) -> io::Result<()> {
+        let spell = if self.report.group_by == GroupBy::Line { spell_line } else { spell_function };
+        let name = group.named_after.map_or("[no stack]".to_owned(), |frame| spell(frame, self.naming));
+        self.bold(&table::row(rank, &name, group))?;
+        if self.options.verbose {
+            self.details(group)?;
+        }
+        self.recycled(group)?;
+        if !self.options.verbose {
+            return Ok(());
+        }
         if group.sites > 1 {
             let largest = bytes(group.largest.survivors.bytes);
-            writeln!(
-                self.out,
-                "      from {} stacks; {largest} from the largest:",
-                count(group.sites as u64)
-            )?;
+            let stacks = count(group.sites as u64);
+            writeln!(self.out, "    from {stacks} stacks; {largest} from the largest:")?;
         }
-        self.frames("      ", callers)
+        self.ages(group)?;
+        self.frames("      ", group)
     }
 
-    fn name_of_group(&self, frame: &Frame) -> String {
-        if self.report.group_by == GroupBy::Function && frame.function.is_some() {
-            let whole = Frame { line: None, file: None, ..frame.clone() };
-            return spell(&whole, self.options.verbose);
+    fn recycled(&mut self, group: &Group<'_>) -> io::Result<()> {
+        match recycled(group) {
+            Some(sentence) => self.wrapped("    ", &sentence),
+            None => Ok(()),
         }
-        spell(frame, self.options.verbose)
     }
 
-    fn frames(&mut self, indent: &str, frames: &[Frame]) -> io::Result<()> {
+    fn frames(&mut self, indent: &str, group: &Group<'_>) -> io::Result<()> {
+        let frames = group.frames(self.options.verbose);
+        if frames.is_empty() {
+            writeln!(self.out, "{indent}[no stack]")?;
+        }
         let shown = if self.options.verbose { frames.len() } else { FRAMES_SHOWN };
         for frame in frames.iter().take(shown) {
-            self.cut(&format!("{indent}{}", spell(frame, self.options.verbose)))?;
+            self.cut(&format!("{indent}{}", spell(frame, self.naming)))?;
         }
         if frames.len() > shown {
             let more = plural((frames.len() - shown) as u64, "more frame");
             writeln!(self.out, "{indent}... {more} (--verbose shows them)")?;
         }
-        Ok(())
+        match &group.largest.truncated {
+            Some(reason) => writeln!(self.out, "{indent}[the stack ends here: {}]", printable(reason)),
+            None => Ok(()),
+        }
     }
 
     fn details(&mut self, group: &Group<'_>) -> io::Result<()> {
         let id = match group.sites {
-            1 => format!("stack {:#018x}", group.largest.stack_id),
+            1 => format!("{}, stack {:#018x}", printable(&group.largest.domain), group.largest.stack_id),
             sites => format!("{} sites", count(sites as u64)),
         };
         let details = format!(
-            "{}, {id}; live {}; allocated {}; survivors {} ({} blocks) since the last report",
-            printable(&group.largest.domain),
+            "{id}; live {}; allocated {}; survivors {} ({} blocks) since the last report",
             amount(group.live),
             amount(group.allocated),
             signed_bytes(group.survivors_change.bytes),
             signed_count(group.survivors_change.blocks)
         );
-        self.wrapped("    | ", &details)?;
+        self.wrapped("    | ", &details)
+    }
+
+    fn ages(&mut self, group: &Group<'_>) -> io::Result<()> {
         for age in group.largest.ages.iter().filter(|age| !age.live.is_zero()) {
             writeln!(self.out, "    | {}", age_line(age))?;
         }
@@ -226,7 +252,7 @@ impl Text<'_> {
                 self.wrapped("", &line)?;
             }
         }
-        self.wrapped("", &format!("truth: {}", self.report.truth.line()))
+        self.wrapped("", &format!("truth: {}", self.report.truth_line()))
     }
 
     fn bold(&mut self, line: &str) -> io::Result<()> {

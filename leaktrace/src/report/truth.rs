@@ -2,10 +2,32 @@
 //! lost" only where that is so.
 
 use super::human::{bytes, count, duration, percent, plural, printable};
-use super::model::{Fullness, Loss, Truth};
+use super::model::{Detail, Fullness, Loss, Report, Truth};
+use super::python;
+
+/// What light detail leaves out.
+const LIGHT: &str = "light detail: Python's blocks of up to 512 bytes are seen only as the pools they are cut from, each \
+                     booked whole on the line that happened to need it, so their lines are an estimate";
+
+impl Report {
+    /// The truth line of the whole report: no line break, no label in front.
+    pub fn truth_line(&self) -> String {
+        let mut parts = vec![self.truth.line()];
+        if self.detail == Detail::Light {
+            parts.push(LIGHT.to_owned());
+        }
+        let several = self.processes.len() > 1;
+        for process in &self.processes {
+            let Some(python) = &process.python else { continue };
+            let said = python::sentence(python, self.detail);
+            parts.push(if several { format!("PID {}: {said}", process.pid) } else { said });
+        }
+        parts.join("; ")
+    }
+}
 
 impl Truth {
-    /// The truth line: no line break, no label in front.
+    /// The part of the truth line that is about all processes together.
     pub fn line(&self) -> String {
         let mut parts = vec![
             self.lost_part(),

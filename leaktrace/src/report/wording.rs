@@ -3,8 +3,9 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::group::Group;
-use super::human::{base_name, bytes, duration, plural, printable, rate, signed_bytes};
+use super::human::{MAX_NAME, base_name, bytes, cut_middle, duration, plural, printable, rate, signed_bytes};
 use super::model::{AgeClass, Amount, Frame, Growth, ProcessReport, Reason, Report};
+use super::path::ShortPaths;
 
 pub(super) fn process_title(process: &ProcessReport) -> String {
     let title = format!("{} (PID {})", printable(&process.name), process.pid);
@@ -66,12 +67,31 @@ pub(super) fn headline(rank: usize, group: &Group<'_>, min_age_s: f64) -> String
         line.push_str(&format!(", {} avg", bytes(average)));
     }
     line.push_str(&format!(")  alive > {}, {}", duration(min_age_s), growth(group.growth)));
-    if let Some(label) = &group.largest.label {
-        line.push_str(&format!("  [{}]", printable(label)));
-    } else if group.largest.domain != "malloc" {
-        line.push_str(&format!("  [{}]", printable(&group.largest.domain)));
-    }
+    line.push_str(&kind_of_memory(group, true));
     line
+}
+
+/// `  [thread stack]`, `  [mmap]`; which heap it is only where groups tell heaps apart.
+pub(super) fn kind_of_memory(group: &Group<'_>, heaps: bool) -> String {
+    match (&group.largest.label, group.largest.domain.as_str()) {
+        (Some(label), _) => format!("  [{}]", printable(label)),
+        (None, "" | "malloc") => String::new(),
+        (None, domain) if heaps || domain == "mmap" => format!("  [{}]", printable(domain)),
+        _ => String::new(),
+    }
+}
+
+/// What is to be said of a group whose blocks may have changed hands unseen.
+pub(super) fn recycled(group: &Group<'_>) -> Option<String> {
+    let (part, whole) = (u128::from(group.recycled_blocks), u128::from(group.live.blocks));
+    if part == 0 || whole == 0 {
+        return None;
+    }
+    let percent = (part * 100).div_ceil(whole).min(100);
+    Some(format!(
+        "up to {percent} % of these blocks hold lists, dicts or the like, whose memory Python hands on without asking: they may be \
+         another line's"
+    ))
 }
 
 pub(super) fn sum(amounts: impl Iterator<Item = Amount>) -> (u64, Amount) {
@@ -117,23 +137,52 @@ pub(super) fn time_of_day(unix_s: f64) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// `file.c:128 function`, `function (libfoo.so)` or `libfoo.so+0x1234`.
-pub(super) fn spell(frame: &Frame, verbose: bool) -> String {
+/// How much of a path is shown.
+#[derive(Clone, Copy)]
+pub(super) enum Naming<'a> {
+    /// All of it.
+    Whole,
+    /// Source files by their short names, objects by their last part.
+    Short(&'a ShortPaths<'a>),
+}
+
+impl Naming<'_> {
+    fn source(self, file: &str) -> String {
+        match self {
+            Self::Whole => shown(file),
+            Self::Short(paths) => shown(paths.short(file)),
+        }
+    }
+
+    fn object(self, path: &str) -> String {
+        match self {
+            Self::Whole => shown(path),
+            Self::Short(_) => shown(base_name(path)),
+        }
+    }
+}
+
+/// A name as it may reach a terminal: a target may make it as odd and as long as it likes.
+fn shown(name: &str) -> String {
+    printable(&cut_middle(name, MAX_NAME))
+}
+
+/// `file.py:128 function`, `function (libfoo.so)` or `libfoo.so+0x1234`.
+pub(super) fn spell(frame: &Frame, naming: Naming<'_>) -> String {
     if frame.function.as_deref() == Some(Frame::SIGNAL_RETURN) {
         // As debuggers say it: the frames before it are the handler's, those behind it what the signal interrupted.
         return "<signal handler called>".to_owned();
     }
-    let short = |path: &str| printable(if verbose { path } else { base_name(path) });
-    let function = frame.function.as_deref().map(printable);
+    let function = frame.function.as_deref().map(shown);
     let mut spelled = match (&frame.file, frame.line, function) {
-        (Some(file), Some(line), Some(function)) => format!("{}:{line} {function}", short(file)),
-        (Some(file), Some(line), None) => format!("{}:{line}", short(file)),
-        (Some(file), None, Some(function)) => format!("{} {function}", short(file)),
+        (Some(file), Some(line), Some(function)) => format!("{}:{line} {function}", naming.source(file)),
+        (Some(file), Some(line), None) => format!("{}:{line}", naming.source(file)),
+        (Some(file), None, Some(function)) => format!("{} {function}", naming.source(file)),
         (_, _, Some(function)) => match &frame.object {
-            Some(object) => format!("{function} ({})", short(object)),
+            Some(object) => format!("{function} ({})", naming.object(object)),
             None => function,
         },
-        _ => place(frame, short),
+        _ => place(frame, naming),
     };
     if frame.inlined {
         spelled.push_str(" (inlined)");
@@ -141,10 +190,31 @@ pub(super) fn spell(frame: &Frame, verbose: bool) -> String {
     spelled
 }
 
-fn place(frame: &Frame, short: impl Fn(&str) -> String) -> String {
+/// `file.py function`, `function (libfoo.so)`: what a group by function is called.
+pub(super) fn spell_function(frame: &Frame, naming: Naming<'_>) -> String {
+    if frame.function.is_none() {
+        return spell(frame, naming);
+    }
+    spell(&Frame { line: None, inlined: false, ..frame.clone() }, naming)
+}
+
+/// `file.py:128`; without a line `libfoo.so+0x1234 function`: what a group by line is called.
+pub(super) fn spell_line(frame: &Frame, naming: Naming<'_>) -> String {
+    match (&frame.file, frame.line, &frame.function) {
+        (Some(file), Some(line), _) => format!("{}:{line}", naming.source(file)),
+        (Some(_), None, _) => spell_function(frame, naming),
+        (None, _, Some(function)) if frame.object.is_some() => {
+            format!("{} {}", place(frame, naming), shown(function))
+        }
+        (None, _, Some(function)) => shown(function),
+        _ => place(frame, naming),
+    }
+}
+
+fn place(frame: &Frame, naming: Naming<'_>) -> String {
     match (&frame.object, frame.virtual_offset.or(frame.file_offset)) {
-        (Some(object), Some(offset)) => format!("{}+{offset:#x}", short(object)),
-        (Some(object), None) => format!("{} at {:#x}", short(object), frame.address),
+        (Some(object), Some(offset)) => format!("{}+{offset:#x}", naming.object(object)),
+        (Some(object), None) => format!("{} at {:#x}", naming.object(object), frame.address),
         _ => format!("[unknown] {:#x}", frame.address),
     }
 }
@@ -169,17 +239,30 @@ mod tests {
     #[test]
     fn frames_are_spelled_by_what_is_known_of_them() {
         let nothing = Frame { address: 0xdead, ..Frame::default() };
-        assert_eq!(spell(&nothing, false), "[unknown] 0xdead");
         let object =
             Frame { object: Some("/lib/libfoo.so".into()), virtual_offset: Some(0x1234), ..nothing.clone() };
-        assert_eq!(spell(&object, false), "libfoo.so+0x1234");
         let named = Frame { function: Some("get".into()), ..object.clone() };
-        assert_eq!(spell(&named, false), "get (libfoo.so)");
-        let line = Frame { file: Some("/src/a.c".into()), line: Some(128), inlined: true, ..named };
-        assert_eq!(spell(&line, false), "a.c:128 get (inlined)");
-        assert_eq!(spell(&line, true), "/src/a.c:128 get (inlined)");
-        let signal = Frame { function: Some(Frame::SIGNAL_RETURN.into()), ..object };
-        assert_eq!(spell(&signal, false), "<signal handler called>");
+        let line = Frame { file: Some("/src/a.c".into()), line: Some(128), inlined: true, ..named.clone() };
+        let signal = Frame { function: Some(Frame::SIGNAL_RETURN.into()), ..object.clone() };
+        let paths = ShortPaths::new(&[], [&line]);
+        let short = Naming::Short(&paths);
+        assert_eq!(spell(&nothing, short), "[unknown] 0xdead");
+        assert_eq!(spell(&object, short), "libfoo.so+0x1234");
+        assert_eq!(spell(&named, short), "get (libfoo.so)");
+        assert_eq!(spell(&line, short), "a.c:128 get (inlined)");
+        assert_eq!(spell(&line, Naming::Whole), "/src/a.c:128 get (inlined)");
+        assert_eq!(spell(&signal, short), "<signal handler called>");
+        assert_eq!(spell_function(&line, short), "a.c get");
+        assert_eq!(spell_function(&named, short), "get (libfoo.so)");
+        assert_eq!(spell_line(&line, short), "a.c:128");
+        assert_eq!(spell_line(&named, short), "libfoo.so+0x1234 get");
+        assert_eq!(spell_line(&nothing, short), "[unknown] 0xdead");
+    }
+
+    #[test]
+    fn names_of_any_length_fit_a_line() {
+        let endless = Frame { function: Some("f".repeat(1 << 20)), ..Frame::default() };
+        assert_eq!(spell(&endless, Naming::Whole).chars().count(), MAX_NAME);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod objects;
 mod open;
 mod outline;
 mod perf_map;
+mod python;
 mod settings;
 mod signal;
 mod snapshot;
@@ -31,6 +32,7 @@ use std::fs::File;
 use std::path::Path;
 
 pub use objects::{ObjectId, Unreadable};
+pub use python::PythonStatistics;
 pub use settings::Settings;
 pub use statistics::{Statistics, Unresolved};
 
@@ -42,6 +44,7 @@ use generated::Generated;
 use jit::{GeneratedName, may_be_generated};
 use lookup::Call;
 use objects::Objects;
+use python::PythonNames;
 
 /// Number of a frame within one [`FrameStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +66,10 @@ enum Place {
     Generated { serial: u32, label: Option<Box<str>>, is_return_address: bool },
     /// In no mapping.
     Nowhere,
+    /// In Python code: number of its name.
+    Python { name: u32, line: Option<u32> },
+    /// In Python code that could not be read.
+    NamelessPython(Unresolved),
 }
 
 /// A frame as seen.
@@ -106,6 +113,7 @@ pub struct FrameStore {
     unresolved: BTreeMap<Unresolved, u64>,
     refused: u64,
     tally: Tally,
+    python: PythonNames,
     text: usize,
 }
 
@@ -132,6 +140,7 @@ impl FrameStore {
             unresolved: BTreeMap::new(),
             refused: 0,
             tally: Tally::default(),
+            python: PythonNames::default(),
             text: 0,
             settings,
         }
@@ -203,6 +212,9 @@ impl FrameStore {
                 self.resolve_generated(id, seen.address, serial, at, label)
             }
             Place::Nowhere => vec![Frame { address: seen.address.0, ..Frame::default() }],
+            place @ (Place::Python { .. } | Place::NamelessPython(_)) => {
+                vec![self.resolve_python(seen.address, &place)]
+            }
         }
     }
 
@@ -235,6 +247,7 @@ impl FrameStore {
     pub fn forget_process(&mut self, serial: u32) {
         self.process_ending(serial);
         self.objects.forget_process(serial);
+        self.python.forget_process(serial);
     }
 
     /// Numbers for the truth line.
@@ -254,6 +267,7 @@ impl FrameStore {
             refused_files: statistics::refused_files(&self.tally.refused, &self.generated.refused),
             malformed_lines: self.generated.malformed,
             text_bytes: self.text as u64,
+            python: self.python.statistics(),
         }
     }
 
@@ -289,7 +303,8 @@ impl FrameStore {
         };
         match &seen.place {
             // Counted when its name is asked for in vain.
-            Place::Object(_) | Place::Generated { .. } => {}
+            Place::Object(_) | Place::Generated { .. } | Place::Python { .. } => {}
+            Place::NamelessPython(reason) => self.count(*reason),
             Place::Nowhere => self.count(Unresolved::Unmapped),
             Place::Memory(label) => self.count(Unresolved::of_memory(label.as_deref())),
         }
@@ -333,6 +348,7 @@ impl FrameStore {
                 .and_then(|outline| outline.virtual_offset(location.offset))
                 .map(|at| at.0),
             address: address.0,
+            interpreter: self.python.is_interpreter(location.object),
             ..Frame::default()
         };
         match names {

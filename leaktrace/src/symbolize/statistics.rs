@@ -6,7 +6,9 @@ use super::debug_file;
 use super::generated;
 use super::lookup::{Call, Nameless};
 use super::objects::Unreadable;
+use super::python::PythonStatistics;
 use super::snapshot::SnapshotError;
+use crate::python::code::Gone;
 
 /// Why frames have no name, for counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +27,8 @@ pub enum Unresolved {
     Damaged,
     /// The object's symbol tables are too large to be copied.
     TooLarge,
+    /// The code object of a Python frame could not be read.
+    Code(Gone),
     /// The cap on names was reached.
     TextCap,
     /// The table of frames was full.
@@ -42,6 +46,7 @@ impl Unresolved {
             Self::NoSymbol => "object has no symbol there",
             Self::Damaged => "object's symbols are damaged",
             Self::TooLarge => "object's symbol tables are too large",
+            Self::Code(reason) => reason.describe(),
             Self::TextCap => "too many names",
             Self::FrameCap => "too many frames",
         }
@@ -88,6 +93,8 @@ pub struct Statistics {
     pub malformed_lines: u64,
     /// Bytes of names and paths.
     pub text_bytes: u64,
+    /// Python code.
+    pub python: PythonStatistics,
 }
 
 impl Statistics {
@@ -102,6 +109,12 @@ impl Statistics {
             notes.push(format!(
                 "names: debug information of {} objects left out (too large or damaged)",
                 self.debug_left_out
+            ));
+        }
+        if self.python.without_lines > 0 {
+            notes.push(format!(
+                "names: {} Python functions show no line, their line tables are too large or not readable",
+                self.python.without_lines
             ));
         }
         notes

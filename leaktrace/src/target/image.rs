@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use crate::{
+    daemon::Python,
     kernel::Attachment,
     ledger::{IntervalMap, MappingLabel, SiteState},
     process::{ExitWatch, Identity, Mapping, RunState, maps, memory, status},
@@ -44,6 +45,10 @@ pub struct Image {
     pub allocator_text: (u64, u64),
     /// Where the kernel side finds its code mappings; 0 if it has none.
     pub code_slot: u32,
+    /// Where the kernel side finds its interpreter; 0 if it has none.
+    pub python_slot: u32,
+    /// Its Python interpreter.
+    pub python: Python,
     /// More than one allocator is hooked.
     pub layered: bool,
     /// Resident bytes when its gate opened.
@@ -83,6 +88,8 @@ impl Image {
             r_debug: 0,
             allocator_text: (0, 0),
             code_slot: 0,
+            python_slot: 0,
+            python: Python::default(),
             layered: false,
             rss_at_attach: None,
             rss: None,
@@ -93,6 +100,22 @@ impl Image {
             blind: Vec::new(),
             notes: Vec::new(),
             identity,
+        }
+    }
+
+    /// Start and end of its interpreter's code; 0 if it has none.
+    pub fn interpreter_text(&self) -> (u64, u64) {
+        let code = self.python.interpreter.iter().flat_map(|interpreter| &interpreter.code);
+        code.fold((0, 0), |(start, end), code| match end {
+            0 => (code.start, code.end),
+            _ => (code.start.min(start), code.end.max(end)),
+        })
+    }
+
+    /// Has something said in every report, once.
+    pub fn note(&mut self, sentence: String) {
+        if !self.notes.contains(&sentence) {
+            self.notes.push(sentence);
         }
     }
 

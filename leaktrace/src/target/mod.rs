@@ -5,6 +5,7 @@ pub mod command;
 pub mod discover;
 pub mod image;
 pub mod preflight;
+pub mod python;
 
 use std::ffi::OsString;
 

@@ -5,6 +5,7 @@
 //! own, `store` gives tables their place in the kernel side's memory. Everything but `sections`, `cache` and
 //! `workshop` is pure: bytes and values in, values out.
 
+pub mod bounds;
 mod cache;
 pub mod compile;
 mod entries;

@@ -206,7 +206,7 @@ fn code_ranges(elf: &Elf) -> Result<Vec<CodeRange>, SectionsError> {
 }
 
 /// `.eh_frame`, as loaded or else by name; `.debug_frame` only where there is none.
-fn frames(elf: &Elf) -> Result<Option<Frames>, SectionsError> {
+pub(super) fn frames(elf: &Elf) -> Result<Option<Frames>, SectionsError> {
     if let Some(frames) = loaded_frames(elf)? {
         return Ok(Some(frames));
     }

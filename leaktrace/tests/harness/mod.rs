@@ -4,9 +4,12 @@
 
 pub mod chains;
 pub mod expectation;
+pub mod interpreter_table;
+pub mod interpreters;
 pub mod output;
 pub mod probed_code;
 pub mod program;
+pub mod service;
 pub mod target;
 pub mod tracer;
 

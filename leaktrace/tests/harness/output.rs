@@ -38,6 +38,14 @@ pub struct Amount {
     pub blocks: i64,
 }
 
+impl std::ops::Add for Amount {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, blocks: self.blocks + other.blocks }
+    }
+}
+
 /// One process image.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Process {
@@ -55,8 +63,32 @@ pub struct Process {
     pub survivors: Amount,
     /// Ever allocated.
     pub allocated: Amount,
+    /// Its interpreter.
+    #[serde(default)]
+    pub python: Option<Python>,
     /// Allocation sites.
     pub sites: Vec<Site>,
+}
+
+/// What is known of a process's Python interpreter.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Python {
+    /// Version.
+    pub version: String,
+    /// Whether the allocator table was redirected.
+    pub redirected: bool,
+    /// Whether the compiler has inlined allocator calls that nothing shows.
+    pub inlined_unseen: bool,
+    /// Whether free lists were kept closed.
+    pub free_lists_closed: bool,
+    /// Live small blocks that are tracked.
+    pub tracked_blocks: i64,
+    /// Frees of blocks born before tracing.
+    pub freed_from_before: i64,
+    /// Blocks by the interpreter's own count, now.
+    pub counted_blocks: Option<i64>,
+    /// The same when tracing began.
+    pub counted_at_attach: Option<i64>,
 }
 
 /// One allocation site.
@@ -95,6 +127,9 @@ pub struct Age {
 /// One frame.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Frame {
+    /// `native`, `python`, `other`.
+    #[serde(default)]
+    pub kind: String,
     /// Function.
     pub function: Option<String>,
     /// Object as the target sees it.
@@ -112,6 +147,13 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Whether it is this function of Python's; at that line, if one is given.
+    pub fn is_python(&self, function: &str, line: Option<u32>) -> bool {
+        self.kind == "python"
+            && self.function.as_deref() == Some(function)
+            && (line.is_none() || self.line == line)
+    }
+
     /// Whether it is code of the C library or of the dynamic linker.
     pub fn is_of_the_c_library(&self) -> bool {
         let name = self.object.as_deref().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
@@ -182,6 +224,11 @@ impl Report {
 }
 
 impl Site {
+    /// Its Python frames, innermost first.
+    pub fn python_frames(&self) -> impl Iterator<Item = &Frame> {
+        self.frames.iter().filter(|frame| frame.kind == "python")
+    }
+
     /// The function that called the allocator.
     pub fn innermost(&self) -> &str {
         self.frames.first().and_then(|frame| frame.function.as_deref()).unwrap_or("?")
@@ -189,6 +236,22 @@ impl Site {
 }
 
 impl Process {
+    /// What every stack with a Python frame of this function, at that line, holds and has ever allocated.
+    pub fn amounts_below(&self, function: &str, line: Option<u32>) -> (Amount, Amount) {
+        let below = |site: &&Site| site.frames.iter().any(|frame| frame.is_python(function, line));
+        let sites = self.sites.iter().filter(below);
+        sites.fold(Default::default(), |(live, ever), site| (live + site.live, ever + site.allocated))
+    }
+
+    /// What the stacks whose innermost Python frame is in this line of this file hold.
+    pub fn live_in_line(&self, file: &str, line: u32) -> Amount {
+        let here = |frame: &Frame| {
+            frame.line == Some(line) && frame.file.as_deref().is_some_and(|path| path.ends_with(file))
+        };
+        let sites = self.sites.iter().filter(|site| site.python_frames().next().is_some_and(here));
+        sites.fold(Amount::default(), |live, site| live + site.live)
+    }
+
     /// The sites whose innermost function is `function`.
     pub fn sites_of(&self, function: &str) -> impl Iterator<Item = &Site> {
         self.sites.iter().filter(move |site| site.innermost() == function)

@@ -1,6 +1,7 @@
 //! A running target program: commands go in as lines, answers come out as lines (see `targets/protocol.h`).
 
 use super::{Expectation, Outcomes, patience, program};
+use serde::de::DeserializeOwned;
 use std::{
     collections::HashMap,
     ffi::OsString,
@@ -153,6 +154,13 @@ impl Target {
     pub fn ask(&mut self, command: &str) -> Outcomes<Expectation> {
         self.say(command)?;
         self.expectation()
+    }
+
+    /// Sends a command whose answer is one line of JSON.
+    pub fn ask_json<T: DeserializeOwned>(&mut self, command: &str) -> Outcomes<T> {
+        self.say(command)?;
+        let line = self.line_until(Instant::now() + patience() * 2)?;
+        serde_json::from_str(&line).map_err(|e| format!("{command}: {e}: {line:.400}"))
     }
 
     /// Sends a signal.

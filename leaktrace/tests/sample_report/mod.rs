@@ -1,6 +1,8 @@
 //! Reports made by hand, with every field set to something that can be told apart in the output.
 #![allow(dead_code, reason = "each test program that includes this uses some of them")]
 
+mod python;
+
 use std::collections::BTreeMap;
 
 use leaktrace::report::model::{
@@ -35,7 +37,7 @@ pub fn several() -> Report {
     report.top = 2;
     report.sequence = 10;
     report.reason = Reason::ProcessEnded;
-    report.processes.push(worker());
+    report.processes.push(python::worker());
     report.truth.lost = vec![Loss { cause: "no per-thread state".into(), events: 3, bytes: None }];
     report.truth.blind_windows =
         vec!["2 s after dlopen of libextra.so (its allocator was hooked then)".into()];
@@ -75,6 +77,8 @@ pub fn amount(bytes: u64, blocks: u64) -> Amount {
 
 fn service() -> ProcessReport {
     ProcessReport {
+        application_root: None,
+        python: None,
         pid: 77,
         serial: 1,
         name: "service".into(),
@@ -93,6 +97,7 @@ fn service() -> ProcessReport {
 
 fn leak() -> SiteReport {
     SiteReport {
+        recycled: None,
         stack_id: 0xfeed_0000_0000_0001,
         domain: "malloc".into(),
         label: None,
@@ -147,38 +152,6 @@ fn busy() -> SiteReport {
     }
 }
 
-fn worker() -> ProcessReport {
-    let frames = vec![
-        python("record", "/app/log.py", 128),
-        python("<lambda>", "/app/predict.py", 57),
-        native("_PyEval_EvalFrameDefault", "/usr/bin/python3.11", 0x9_9000, None, false),
-    ];
-    let site = |stack_id, bytes, frames| SiteReport {
-        stack_id,
-        domain: "py".into(),
-        live: amount(bytes, 100),
-        survivors: amount(bytes, 100),
-        allocated: amount(bytes, 100),
-        frames,
-        ..SiteReport::default()
-    };
-    ProcessReport {
-        pid: 78,
-        serial: 2,
-        name: "my; worker".into(),
-        command: vec!["python3".into(), "worker.py".into()],
-        ended: Some("killed by SIGKILL".into()),
-        rss_bytes: Some(50 * MIB),
-        rss_at_attach_bytes: None,
-        live: amount(205_000, 200),
-        survivors: amount(205_000, 200),
-        allocated: amount(205_000, 200),
-        survivors_change: Change { bytes: -1_000, blocks: -4 },
-        growth: None,
-        sites: vec![site(0x11, 204_800, frames), site(0x12, 200, Vec::new())],
-    }
-}
-
 fn native(function: &str, object: &str, offset: u64, line: Option<(&str, u32)>, inlined: bool) -> Frame {
     // Each object is mapped at its own place; its text begins one page later in memory than in the file.
     let base = 0x5500_0000_0000 + (object.len() as u64) * 0x1_0000_0000;
@@ -193,16 +166,7 @@ fn native(function: &str, object: &str, offset: u64, line: Option<(&str, u32)>, 
         file: line.map(|(file, _)| file.into()),
         line: line.map(|(_, line)| line),
         inlined,
-    }
-}
-
-fn python(function: &str, file: &str, line: u32) -> Frame {
-    Frame {
-        kind: FrameKind::Python,
-        function: Some(function.into()),
-        file: Some(file.into()),
-        line: Some(line),
-        ..Frame::default()
+        interpreter: object.contains("/libpython") || object.starts_with("/usr/bin/python"),
     }
 }
 

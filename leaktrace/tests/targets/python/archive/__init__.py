@@ -1,0 +1,1 @@
+"""A Django application: documents, and the command that exports them."""
