@@ -20,6 +20,9 @@ macro_rules! counters {
 
 counters! {
     UNMATCHED_FREES = "unmatched_frees" : "Frees of blocks never seen: born before tracing, or lost.",
+    INHERITED_FREES = "inherited_frees" : "Frees by a forked process of blocks that its parent had allocated before.",
+    TARGETS_FULL = "targets_full" : "Processes that were made by a target and found no room in the table of processes.",
+    NEWBORNS_HELD = "newborns_held" : "Forked processes that were not traced from their first allocation on, because too many were made at once.",
     LOST_LIVE_FULL = "lost_live_full" : "Allocations not recorded because the live map was full.",
     LOST_LIVE_FULL_BYTES = "lost_live_full_bytes" : "Their bytes.",
     LOST_LIVE_ERROR = "lost_live_error" : "Allocations the live map refused for another reason.",

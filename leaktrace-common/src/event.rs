@@ -61,6 +61,20 @@ pub mod kind {
     /// A full collection has opened the free lists of the process's interpreter. They are to be closed, the first one last;
     /// sent again every 10 ms until that is done: the interpreter may write its counter at the very same moment.
     pub const FREE_LISTS_OPEN: u32 = 10;
+    /// A target has made a process: `serial` and `tgid` are the new one's, `address` is the parent's serial, `length`
+    /// when (nanoseconds of the monotonic clock), `extra` bits of
+    /// [`super::fork`].
+    pub const FORK: u32 = 11;
+    /// A process that is no target was made (`extra` 0) or has executed a program (`extra` 1), while the whole host is watched.
+    pub const NEWCOMER: u32 = 12;
+}
+
+/// Bits of a FORK event's `extra`.
+pub mod fork {
+    /// Its gate is open: it is traced from its first allocation on.
+    pub const OPEN: u64 = 1;
+    /// It runs in its parent's memory.
+    pub const SHARES_MEMORY: u64 = 2;
 }
 
 /// A record in EVENTS.

@@ -65,6 +65,8 @@ pub struct HookCookie {
     pub pushed_words: u8,
     /// Index into the table of hooked functions; hits are counted under it.
     pub hook: u8,
+    /// Which shared link the probe belongs to; 0: to one process alone.
+    pub link: u16,
 }
 
 impl HookCookie {
@@ -77,6 +79,7 @@ impl HookCookie {
             | (self.domain as u64) << 24
             | (self.pushed_words as u64) << 32
             | (self.hook as u64) << 40
+            | (self.link as u64) << 48
     }
 
     /// The reverse of [`Self::pack`].
@@ -90,6 +93,7 @@ impl HookCookie {
             domain: (cookie >> 24) as u8,
             pushed_words: (cookie >> 32) as u8,
             hook: (cookie >> 40) as u8,
+            link: (cookie >> 48) as u16,
         }
     }
 }
@@ -111,6 +115,7 @@ mod tests {
             domain: 3,
             pushed_words: 5,
             hook: 63,
+            link: 65_535,
         };
         assert_eq!(HookCookie::unpack(cookie.pack()), cookie);
     }

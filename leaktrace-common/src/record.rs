@@ -33,6 +33,30 @@ pub struct Target {
     pub interpreter_start: u64,
     /// Where it ends.
     pub interpreter_end: u64,
+    /// Numbers of the shared links whose hits count for it ([`crate::hook::HookCookie::link`]); 0: none.
+    pub links: [u16; MAX_SHARED_LINKS],
+}
+
+/// How many files that are probed for everybody one process can take part in: its C library, dynamic linker, interpreter and
+/// other allocators.
+pub const MAX_SHARED_LINKS: usize = 8;
+
+impl Target {
+    /// Whether a hit of a probe counts for this process. Each probe of a link that is shared fires in every process that
+    /// maps the file, and two such links can lie on one file (overlay file systems show the same file under many names).
+    #[inline(always)]
+    pub fn accepts(&self, link: u16) -> bool {
+        if link == 0 {
+            return self.flags & target_flag::SHARED_LINKS == 0;
+        }
+        let mut found = false;
+        let mut index = 0;
+        while index < MAX_SHARED_LINKS {
+            found |= self.links[index] == link;
+            index += 1;
+        }
+        found
+    }
 }
 
 /// States of [`Target::gate`].
@@ -58,6 +82,12 @@ pub mod target_flag {
     pub const STOP_AFTER_EXEC: u32 = 8;
     /// Objects were removed since the generation last changed.
     pub const OBJECTS_GONE: u32 = 4;
+    /// Its probes are those of shared links ([`super::Target::links`]).
+    pub const SHARED_LINKS: u32 = 16;
+    /// Made by a fork of a target: what it frees of its parent's blocks is not counted as unmatched.
+    pub const FORKED: u32 = 32;
+    /// It runs in its parent's memory (vfork) until it executes a program or exits: what it allocates is the parent's.
+    pub const SHARES_MEMORY: u32 = 64;
 }
 
 /// LIVE key.
@@ -197,22 +227,27 @@ pub struct ThreadState {
     pub frames: [u64; RECORD_WORDS],
 }
 
-/// The one element of CONTROL: written by the daemon, read by every probe.
+/// The one element of CONTROL: written by the daemon, read by every probe. BPF changes the three cursors only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Control {
     /// Which of `tables` is in force.
     pub active: u32,
-    /// Rows handed out so far, beginning at 1 (0 is the overflow row). The only field BPF changes.
+    /// Rows handed out so far, beginning at 1 (0 is the overflow row).
     pub rows_used: u32,
     /// How many kernel-side log lines may still be written; the daemon refills it every second.
     pub log_budget: i64,
+    /// Serials handed out so far. Both sides take the next one by atomic addition.
+    pub serials: u32,
+    /// How many forked processes may still be traced from their first allocation on; the daemon refills it. Those beyond it
+    /// wait until they have lived for a while.
+    pub newborns: i32,
     /// The table in force and the one being prepared.
     pub tables: [crate::epoch::ClassTable; 2],
 }
 
 const _: () = {
-    assert!(size_of::<Target>() == 64);
+    assert!(size_of::<Target>() == 80);
     assert!(size_of::<LiveKey>() == 16);
     assert!(size_of::<LiveBlock>() == 24);
     assert!(size_of::<SiteKey>() == 16);

@@ -30,5 +30,8 @@ rules! {
     17 REALLOC_FAILURE_RESTORES = "realloc-failure-restores" : "A failed reallocation keeps the old block.",
     18 REALLOC_ZERO_FREES = "realloc-zero-frees" : "realloc(p, 0) that returns NULL is a free.",
     19 MAPPING_GENERATION = "mapping-generation" : "A stack is only walked by mappings that are those of its time.",
+    21 FORKS_INHERIT_NOTHING = "forks-inherit-nothing" : "A forked process is another image: it has its own serial, and none of its parent's blocks.",
+    22 ONE_LINK_COUNTS = "one-link-counts" : "Where several links lie on one instruction, a process counts the hits of one.",
+    23 VFORK_IS_THE_PARENT = "vfork-is-the-parent" : "What a process does in its parent's memory is booked on the parent.",
     20 FREE_LISTS_CLOSED = "free-lists-closed" : "Free lists of CPython that a full collection has opened are closed again.",
 }

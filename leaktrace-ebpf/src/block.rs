@@ -524,11 +524,15 @@ unsafe fn inner_free(state: *mut ThreadState, call: &Call) {
 /// before tracing, and what the interpreter counts itself can be compared with what was.
 #[inline(always)]
 fn count_unmatched(call: &Call) {
-    if !matches!(call.cookie.domain, domain::PY | domain::PY_RAW) {
-        sync::count(counter::UNMATCHED_FREES);
+    let python = matches!(call.cookie.domain, domain::PY | domain::PY_RAW);
+    sync::count(match (call.target.flags & target_flag::FORKED != 0, python) {
+        (true, _) => counter::INHERITED_FREES,
+        (false, true) => counter::PYTHON_UNMATCHED_FREES,
+        (false, false) => counter::UNMATCHED_FREES,
+    });
+    if !python {
         return;
     }
-    sync::count(counter::PYTHON_UNMATCHED_FREES);
     let Some(counts) = PYTHON_COUNTS.get_ptr_mut(call.target.python_slot) else { return };
     // SAFETY: a map value.
     unsafe {

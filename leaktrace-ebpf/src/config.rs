@@ -42,6 +42,18 @@ static COUNT_HITS: u32 = 0;
 /// Threads are stopped (SIGSTOP) at one allocation in so many; 0: never, as always outside of tests.
 #[unsafe(no_mangle)]
 static STOP_ONE_IN: u32 = 0;
+/// Offset of `pid` in the kernel's `task_struct`.
+#[unsafe(no_mangle)]
+static TASK_PID_OFFSET: u32 = 0;
+/// Offset of `tgid` in the kernel's `task_struct`.
+#[unsafe(no_mangle)]
+static TASK_TGID_OFFSET: u32 = 0;
+/// 1: processes that targets make are targets too.
+#[unsafe(no_mangle)]
+static FOLLOW_FORKS: u32 = 0;
+/// 1: the daemon is told of every new process of the host, and of every program that is executed.
+#[unsafe(no_mangle)]
+static WATCH_HOST: u32 = 0;
 /// tgid of the daemon: never traced.
 #[unsafe(no_mangle)]
 static OWN_TGID: u32 = 0;
@@ -68,6 +80,10 @@ getter!(free_list_closer, FREE_LIST_CLOSER, u32);
 getter!(count_only, COUNT_ONLY, u32);
 getter!(count_hits, COUNT_HITS, u32);
 getter!(stop_one_in, STOP_ONE_IN, u32);
+getter!(task_pid_offset, TASK_PID_OFFSET, u32);
+getter!(task_tgid_offset, TASK_TGID_OFFSET, u32);
+getter!(follow_forks, FOLLOW_FORKS, u32);
+getter!(watch_host, WATCH_HOST, u32);
 getter!(own_tgid, OWN_TGID, u32);
 getter!(rules_off, RULES_OFF, u64);
 

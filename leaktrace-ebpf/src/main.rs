@@ -117,6 +117,12 @@ entry_program!(link_map_changed, link_map_changed_multi, lifecycle::link_map);
 entry_program!(calibration, calibration_multi, calibration_hit);
 return_program!(calibration_return, calibration_return_multi, calibration_return_hit);
 
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+    let _ = lifecycle::fork(&ctx);
+    0
+}
+
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let _ = lifecycle::exec(&ctx);

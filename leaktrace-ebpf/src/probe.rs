@@ -7,6 +7,7 @@ use aya_ebpf::{
 use leaktrace_common::{
     hook::HookCookie,
     record::{LiveKey, Target, gate},
+    rule,
 };
 
 use crate::{arch::Registers, config, maps, sync};
@@ -55,6 +56,9 @@ impl Call {
         let target = unsafe { *maps::TARGETS.get(&tgid)? };
         // SAFETY: a helper that takes the program's own context.
         let cookie = HookCookie::unpack(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+        if config::rule(rule::ONE_LINK_COUNTS) && !target.accepts(cookie.link) {
+            return None;
+        }
         let registers = Registers::read(ctx.as_ptr().cast());
         let entry_sp = registers.stack_pointer.wrapping_add(u64::from(cookie.pushed_words) * 8);
         Some(Self { target, cookie, pid_tgid, registers, entry_sp })

@@ -22,6 +22,26 @@ pub unsafe fn fetch_add_u32(pointer: *mut u32, value: u32) -> u32 {
     unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::SeqCst }>(pointer, value) }
 }
 
+/// Takes one of `*budget` if any is left.
+///
+/// # Safety
+/// `budget` must point into a map value.
+#[inline(always)]
+pub unsafe fn take_one(budget: *mut i32) -> bool {
+    // SAFETY: the caller's promise. What was taken in vain is put back, so that the budget never drifts.
+    unsafe {
+        if budget.read_volatile() <= 0 {
+            return false;
+        }
+        let before = atomic_xadd::<i32, i32, { AtomicOrdering::SeqCst }>(budget, -1);
+        if before > 0 {
+            return true;
+        }
+        atomic_xadd::<i32, i32, { AtomicOrdering::SeqCst }>(budget, 1);
+        false
+    }
+}
+
 /// `*pointer += value`, atomically; `value` may stand for a negative number.
 ///
 /// # Safety

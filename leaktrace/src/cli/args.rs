@@ -33,7 +33,7 @@ pub struct TargetArguments {
     pub container: Option<String>,
     /// Every process of that PID namespace and below.
     #[arg(long, value_name = "PID|PATH")]
-    pub pid_namespace: Option<String>,
+    pub pid_namespace: Option<OsString>,
     /// Every process of a cgroup subtree.
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,

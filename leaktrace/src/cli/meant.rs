@@ -16,7 +16,7 @@ use crate::{
     kernel::LinkMode,
     report::{
         OutputFormat,
-        model::{GroupBy, SortKey},
+        model::{GroupBy, MergeBy, SortKey},
     },
     target::TargetSpec,
 };
@@ -57,6 +57,12 @@ pub struct TracePlan {
     pub max_sites: u32,
     /// Large blocks and pool refills only, nothing written to a target (`--detail light`).
     pub light: bool,
+    /// Whether processes that targets make are traced too.
+    pub follow_forks: bool,
+    /// Whether no process outside of the scope may pay anything.
+    pub strict_scope: bool,
+    /// How processes are put together in a report.
+    pub merge: MergeBy,
     /// Whether a target's memory may be written to at all.
     pub target_writes: bool,
     /// How stacks are walked.
@@ -111,7 +117,6 @@ impl TryFrom<TraceArguments> for TracePlan {
             ));
         }
         let min_age = typed.min_age.as_deref().map(|text| time("--min-age", text)).transpose()?;
-        not_yet(typed.merge != Merge::Process, "--merge", "process")?;
         if typed.max_live_blocks == 0 || typed.max_sites < 2 {
             return Err(Failure::Usage(
                 "--max-live-blocks must be at least 1, and --max-sites at least 2".into(),
@@ -136,6 +141,13 @@ impl TryFrom<TraceArguments> for TracePlan {
             json: typed.format == Format::Json,
             max_live_blocks: typed.max_live_blocks,
             max_sites: typed.max_sites,
+            follow_forks: !typed.no_follow_forks,
+            strict_scope: typed.strict_scope,
+            merge: match typed.merge {
+                Merge::Process => MergeBy::Process,
+                Merge::Container => MergeBy::Container,
+                Merge::All => MergeBy::All,
+            },
             light: typed.detail == Detail::Light,
             target_writes: typed.detail == Detail::Exact && !typed.no_target_writes,
             unwind: match typed.unwind {
@@ -167,15 +179,6 @@ fn max_unwind_rows(typed: u32) -> Result<u32, Failure> {
     )))
 }
 
-fn not_yet(asked: bool, option: &str, only: &str) -> Result<(), Failure> {
-    if asked {
-        return Err(Failure::Usage(format!(
-            "{option}: this version of leaktrace only knows {option} {only}"
-        )));
-    }
-    Ok(())
-}
-
 /// What is to be traced: exactly one kind.
 ///
 /// # Errors
@@ -196,9 +199,16 @@ pub fn target(typed: &TargetArguments, command: Vec<OsString>) -> Result<TargetS
         }
         ["-p"] => pids(&typed.pid).map(TargetSpec::Pids),
         ["-- COMMAND"] => Ok(TargetSpec::Command(command)),
-        [one] => Err(Failure::Usage(format!(
-            "{one}: this version of leaktrace only knows -p PID and -- COMMAND as targets"
-        ))),
+        ["--all"] => Ok(TargetSpec::All),
+        [_] => [
+            typed.container.clone().map(TargetSpec::Container),
+            typed.pid_namespace.clone().map(TargetSpec::PidNamespace),
+            typed.cgroup.clone().map(TargetSpec::Cgroup),
+        ]
+        .into_iter()
+        .flatten()
+        .next()
+        .ok_or_else(|| Failure::Usage("nothing to trace".into())),
         several => Err(Failure::Usage(format!(
             "{} name two kinds of target: name exactly one",
             several.join(" and ")
@@ -290,7 +300,7 @@ mod tests {
             "-p 1 --max-live-blocks 0",
             "-p 1 -o leak.bmp",
             "-p 1 --switch-off nonsense",
-            "--container x",
+            "--container x --all",
         ] {
             match meant(line) {
                 Err(Failure::Usage(text)) => assert!(!text.trim().is_empty()),

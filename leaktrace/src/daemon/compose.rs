@@ -77,6 +77,7 @@ impl Tracer {
             top: self.plan.top,
             sort: self.plan.sort,
             group_by: self.plan.group_by,
+            merge: self.plan.merge,
             detail: if self.plan.light { Detail::Light } else { Detail::Exact },
             processes,
             truth,
@@ -101,6 +102,9 @@ impl Tracer {
         Some(ProcessReport {
             pid: image.pid,
             serial,
+            namespace_pids: image.identity.namespace_pids.clone(),
+            container: image.container.clone(),
+            late_s: image.late_s,
             name: image.identity.name.clone(),
             command: image.identity.command.clone(),
             ended: image.ended.clone(),

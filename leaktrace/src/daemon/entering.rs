@@ -157,11 +157,11 @@ impl Tracer {
         target(image, gate::CLOSED).flags | stop
     }
 
-    pub(super) fn new_serial(&mut self) -> u32 {
-        if self.plan.rules_off & rule::SERIAL == 0 {
-            self.next_serial += 1;
+    pub(super) fn new_serial(&self) -> u32 {
+        if self.plan.rules_off & rule::SERIAL != 0 {
+            return 1;
         }
-        self.next_serial
+        self.kernel.control.next_serial()
     }
 
     /// Starts the command: its dynamic linker is probed before it executes anything.
@@ -253,6 +253,7 @@ pub(super) fn target(image: &Image, gate: u32) -> Target {
         python_slot: image.python_slot,
         interpreter_start,
         interpreter_end,
+        links: image.links,
     }
 }
 

@@ -116,6 +116,9 @@ impl Tracer {
     pub(super) fn event(&mut self, event: &Event) {
         tracing::trace!("event {event:?}");
         match event.kind {
+            kind::FORK => self.forked(event),
+            kind::NEWCOMER => self.newcomer(event),
+            kind::EXEC | kind::EXIT if self.newcomer_ends(event) => {}
             kind::EXEC => self.replaced_image(event),
             kind::EXIT => {
                 let status = i32::try_from(event.extra).unwrap_or(0);

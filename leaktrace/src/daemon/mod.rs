@@ -8,6 +8,7 @@ mod epoch_keeper;
 mod events;
 mod measure;
 mod merging;
+mod newcomers;
 mod python;
 mod recycle;
 mod stdout;
@@ -153,6 +154,7 @@ async fn run_fallible(
                 tracer.drain();
             }
             () = tracer.code.ready() => tracer.tables_made(),
+            () = until(tracer.newcomers.next_due().map(|left| Instant::now() + left)) => tracer.enter_newcomers(),
             _ = reports.tick() => {
                 tracer.drain();
                 let report = tracer.report(Reason::Interval);

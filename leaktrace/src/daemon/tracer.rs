@@ -15,6 +15,7 @@ use super::{
     code::{CodeKeeper, UnwindMode},
     epoch_keeper::EpochKeeper,
     merging::Unmerged,
+    newcomers::{NEWBORNS, Newcomers},
     recycle::Recycler,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     python::Finder,
     report::model::Report,
     symbolize::{FrameId, FrameStore},
-    target::{TargetSpec, image::Image},
+    target::{Scope, TargetSpec, image::Image},
     unwind::Cache,
 };
 
@@ -74,7 +75,9 @@ pub struct Tracer {
     pub(super) replaced: HashMap<u32, Replaced>,
     pub(super) retired: HashSet<u32>,
     pub(super) sweeping: bool,
-    pub(super) next_serial: u32,
+    pub(super) scope: Scope,
+    pub(super) scope_looked_through: Instant,
+    pub newcomers: Newcomers,
     pub(super) ended_reports: Vec<Report>,
     pub(super) last_end: Option<String>,
     /// The command that we started; it may be stopped, others never.
@@ -94,6 +97,7 @@ impl Tracer {
         if let TargetSpec::Pids(pids) = &plan.target {
             pids.iter().try_for_each(|pid| check_target(*pid).map(drop))?;
         }
+        let scope = Scope::resolve(&plan.target)?;
         let mut finder = Finder::default();
         let options = LoadOptions {
             max_live_blocks: plan.max_live_blocks,
@@ -103,6 +107,8 @@ impl Tracer {
             stop_one_in: plan.stop_one_in,
             close_free_lists: plan.target_writes && may_be_python(&plan.target, &mut finder),
             count_hits: plan.count_hits,
+            follow_forks: plan.follow_forks,
+            watch_host: scope.is_open(),
             code: CodeCapacity { rows: plan.max_unwind_rows, ..CodeCapacity::default() },
             link_mode: plan.link_mode,
             ..LoadOptions::default()
@@ -139,7 +145,9 @@ impl Tracer {
             replaced: HashMap::new(),
             retired: HashSet::new(),
             sweeping: false,
-            next_serial: 1,
+            scope,
+            scope_looked_through: Instant::now(),
+            newcomers: Newcomers::default(),
             ended_reports: Vec::new(),
             last_end: None,
             own_child: None,
@@ -153,6 +161,7 @@ impl Tracer {
             sweeper,
             costs,
         };
+        tracer.kernel.control.set_newborns(NEWBORNS);
         tracer.clean_up_leftovers();
         tracer.enter_targets().await?;
         Ok(tracer)
@@ -162,6 +171,10 @@ impl Tracer {
         match self.plan.target.clone() {
             TargetSpec::Pids(pids) => pids.into_iter().try_for_each(|pid| self.enter(pid)),
             TargetSpec::Command(words) => self.start_command(&words).await,
+            _ => {
+                self.look_through_scope();
+                Ok(())
+            }
         }
     }
 

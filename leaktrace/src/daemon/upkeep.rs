@@ -8,7 +8,7 @@ use leaktrace_common::{
 };
 use tokio::sync::oneshot::error::TryRecvError;
 
-use super::{Ending, entering::target, tracer::Tracer};
+use super::{Ending, entering::target, newcomers::NEWBORNS, tracer::Tracer};
 use crate::{
     kernel::{Attachment, LinkMode, wait_for_running_programs},
     report::model::{Reason, Report},
@@ -17,6 +17,8 @@ use crate::{
 
 /// Kernel-side log lines per second.
 const LOG_LINES: i64 = 20;
+/// How often the scope is looked through for processes that nobody was told of.
+const LOOK_THROUGH: Duration = Duration::from_secs(1);
 /// Batches of the live map that one housekeeping turn sweeps.
 const SWEEP_TURNS: usize = 16;
 
@@ -50,6 +52,11 @@ impl Tracer {
         let serials: Vec<u32> = self.images.keys().copied().collect();
         serials.into_iter().for_each(|serial| self.look_for_python(serial, false));
         self.watch_main_threads();
+        self.kernel.control.set_newborns(NEWBORNS);
+        if self.scope_looked_through.elapsed() > LOOK_THROUGH {
+            self.scope_looked_through = Instant::now();
+            self.look_through_scope();
+        }
         let silent: Vec<u32> = self
             .images
             .values()
@@ -139,10 +146,11 @@ impl Tracer {
     /// Why tracing ends, if there is nothing left to trace.
     pub fn all_gone(&mut self) -> Option<Ending> {
         let alive = self.images.values().any(|image| image.ended.is_none());
-        if alive || !self.replaced.is_empty() {
+        if alive || !self.replaced.is_empty() || !self.newcomers.is_empty() {
             return None;
         }
-        Some(Ending::TargetGone(self.last_end.clone().unwrap_or_else(|| "is gone".to_owned())))
+        let how = self.scope.has_ended()?;
+        Some(Ending::TargetGone(self.last_end.clone().unwrap_or(how)))
     }
 
     /// Closes the gates and makes the final report.

@@ -67,6 +67,10 @@ pub struct LoadOptions {
     /// Whether CPython's free lists are closed again when a collection has opened them: see
     /// [`Kernel::free_list_closer`]. Where the kernel side does it, the kernel logs a warning.
     pub close_free_lists: bool,
+    /// Whether processes that targets make become targets.
+    pub follow_forks: bool,
+    /// Whether the daemon is told of every new process of the host.
+    pub watch_host: bool,
     /// Stop threads (SIGSTOP) at one allocation in so many, for tests; 0: never. Returns are not probed then.
     pub stop_one_in: u32,
     /// Room for unwind tables.
@@ -85,6 +89,8 @@ impl Default for LoadOptions {
             count_hits: false,
             count_only: false,
             close_free_lists: false,
+            follow_forks: false,
+            watch_host: false,
             stop_one_in: 0,
             code: CodeCapacity::default(),
             link_mode: None,
@@ -285,6 +291,10 @@ fn open_object(options: &LoadOptions, types: &KernelTypes, closer: u32) -> Resul
     let exit_code = types.offset_of("task_struct", "exit_code")?;
     let live = types.offset_of("signal_struct", "live")?;
     let trampoline = trampoline_offsets(types).unwrap_or_default();
+    let task_pid = types.offset_of("task_struct", "pid")?;
+    let task_tgid = types.offset_of("task_struct", "tgid")?;
+    let follow_forks = u32::from(options.follow_forks);
+    let watch_host = u32::from(options.watch_host);
     let log = u32::from(options.log);
     let own = std::process::id();
     let count_hits = u32::from(options.count_hits);
@@ -306,6 +316,10 @@ fn open_object(options: &LoadOptions, types: &KernelTypes, closer: u32) -> Resul
         .override_global("COUNT_HITS", &count_hits, true)
         .override_global("STOP_ONE_IN", &options.stop_one_in, true)
         .override_global("OWN_TGID", &own, true)
+        .override_global("TASK_PID_OFFSET", &task_pid, true)
+        .override_global("TASK_TGID_OFFSET", &task_tgid, true)
+        .override_global("FOLLOW_FORKS", &follow_forks, true)
+        .override_global("WATCH_HOST", &watch_host, true)
         .map_max_entries("LIVE", options.max_live_blocks)
         .map_max_entries("SITES", options.max_sites)
         .map_max_entries("ROWS", options.max_sites)
@@ -359,9 +373,12 @@ fn load_programs(ebpf: &mut Ebpf, mode: LinkMode) -> Result<(), KernelError> {
 }
 
 fn attach_lifecycle(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    for (program, tracepoint) in
-        [("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")]
-    {
+    // exec and exit first: what is known of a process must go with it.
+    for (program, tracepoint) in [
+        ("process_exec", "sched_process_exec"),
+        ("process_exit", "sched_process_exit"),
+        ("process_fork", "sched_process_fork"),
+    ] {
         let missing =
             || KernelError::Load { what: format!("program {program}"), reason: "not in the object".into() };
         let raw: &mut RawTracePoint =

@@ -4,7 +4,7 @@ use std::{
     mem::{offset_of, size_of},
     os::fd::AsFd,
     ptr,
-    sync::atomic::{AtomicI64, AtomicU32, Ordering},
+    sync::atomic::{AtomicI32, AtomicI64, AtomicU32, Ordering},
 };
 
 use leaktrace_common::{
@@ -85,7 +85,7 @@ impl RowTable {
     }
 }
 
-/// CONTROL, mapped: epochs and limits. The daemon is the only writer, but for the row cursor.
+/// CONTROL, mapped: epochs and limits. The daemon is the only writer, but for the cursors.
 pub struct ControlPage {
     memory: MmapRaw,
 }
@@ -119,6 +119,18 @@ impl ControlPage {
     pub fn rows_used(&self) -> u32 {
         // SAFETY: inside the mapping.
         unsafe { AtomicU32::from_ptr(&raw mut (*self.control()).rows_used).load(Ordering::Relaxed) }
+    }
+
+    /// The next serial of a process image, never given twice. Beginning at 1.
+    pub fn next_serial(&self) -> u32 {
+        // SAFETY: inside the mapping; both sides add atomically.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.control()).serials).fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
+    /// How many forked processes may from now on be traced from their first allocation.
+    pub fn set_newborns(&self, count: i32) {
+        // SAFETY: inside the mapping. BPF may be taking one: it then has taken one of these.
+        unsafe { AtomicI32::from_ptr(&raw mut (*self.control()).newborns).store(count, Ordering::Relaxed) };
     }
 
     /// Refills the budget of kernel-side log lines.

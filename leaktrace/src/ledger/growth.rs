@@ -63,7 +63,8 @@ impl GrowthTracker {
         // What rose once and stays is no growth any more: the later half of the readings has to rise as well.
         let lately = self.slope(self.readings.len() / 2).unwrap_or(0.0);
         let slope = self.slope(0)?;
-        let slope = if slope > 0.0 { slope.min(lately.max(0.0)) } else { slope };
+        let slope =
+            if slope > 0.0 { slope.min(lately.max(0.0)).min(self.slope_of_what_stayed()) } else { slope };
         Some(Growth { bytes_per_hour: slope * 3600.0, observed_s, steady_s })
     }
 
@@ -77,6 +78,37 @@ impl GrowthTracker {
         let spread = points().map(|(x, _)| (x - mean_x).powi(2)).sum::<f64>();
         let product = points().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum::<f64>();
         (spread > 0.0).then(|| product / spread)
+    }
+}
+
+impl GrowthTracker {
+    /// Slope of what no later reading fell below, bytes per second, not negative: the median over all pairs of readings (Theil
+    /// and Sen's estimator). Garbage that waits for a collection rises between two of them, but its lows stay where they
+    /// were; and a last reading that is high by chance moves no median.
+    fn slope_of_what_stayed(&self) -> f64 {
+        let mut least = u64::MAX;
+        let stayed: Vec<(f64, f64)> = self
+            .readings
+            .iter()
+            .rev()
+            .map(|(at, bytes)| {
+                least = least.min(*bytes);
+                (at.as_secs_f64(), least as f64)
+            })
+            .collect();
+        let later_and_earlier = stayed
+            .iter()
+            .enumerate()
+            .flat_map(|(index, later)| stayed.iter().skip(index + 1).map(move |earlier| (later, earlier)));
+        let mut slopes: Vec<f64> = later_and_earlier
+            .filter(|(later, earlier)| later.0 > earlier.0)
+            .map(|(later, earlier)| (later.1 - earlier.1) / (later.0 - earlier.0))
+            .collect();
+        let middle = slopes.len() / 2;
+        if slopes.is_empty() {
+            return 0.0;
+        }
+        *slopes.select_nth_unstable_by(middle, f64::total_cmp).1
     }
 }
 
@@ -107,6 +139,15 @@ mod tests {
     fn a_step_that_is_past_is_no_growth() {
         let (tracker, now) = track([0, 528, 528, 528, 528, 528, 528, 528]);
         assert_eq!(tracker.growth(now).unwrap().bytes_per_hour, 0.0);
+    }
+
+    /// Read from a service: what pyrsistent makes is freed by full collections only.
+    #[test]
+    fn garbage_that_waits_for_collections_is_no_growth_whatever_the_last_reading_says() {
+        let (tracker, now) = track([990, 1100, 1320, 1485, 1870, 1595, 990, 3355]);
+        assert_eq!(tracker.growth(now).unwrap().bytes_per_hour, 0.0);
+        let (tracker, now) = track([120, 216, 312, 408, 504, 600, 720, 960]);
+        assert!(tracker.growth(now).unwrap().bytes_per_hour > 30_000.0);
     }
 
     #[test]

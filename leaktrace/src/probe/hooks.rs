@@ -104,6 +104,7 @@ pub fn cookie(id: HookId, pushed_words: u8) -> HookCookie {
         domain: hook.domain,
         pushed_words,
         hook: id.index(),
+        link: 0,
     }
 }
 

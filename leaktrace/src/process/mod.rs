@@ -108,6 +108,12 @@ pub fn exists(pid: u32) -> bool {
     directory(pid).exists()
 }
 
+/// Every process that `/proc` shows, in no order.
+pub fn all() -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// `/proc/PID`.
 pub fn directory(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}"))

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::target::Container;
+
 /// Everything known at one moment. Made every interval and once at the end.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
@@ -29,6 +31,8 @@ pub struct Report {
     pub sort: SortKey,
     /// What the text format puts together.
     pub group_by: GroupBy,
+    /// How processes were put together.
+    pub merge: MergeBy,
     /// How closely allocations were looked at.
     pub detail: Detail,
     /// One entry per process image, the largest survivors first.
@@ -80,6 +84,18 @@ pub enum GroupBy {
     Function,
     /// Same innermost source line outside the allocator.
     Line,
+}
+
+/// How processes are put together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MergeBy {
+    /// Each process by itself.
+    #[default]
+    Process,
+    /// The processes of a container together.
+    Container,
+    /// All together.
+    All,
 }
 
 /// How closely allocations are looked at.
@@ -158,6 +174,13 @@ pub struct ProcessReport {
     pub pid: u32,
     /// Distinguishes images that had the same PID.
     pub serial: u32,
+    /// PID in each PID namespace from the host's to its own; just the one if it runs in the host's.
+    pub namespace_pids: Vec<u32>,
+    /// The container it runs in.
+    pub container: Option<Container>,
+    /// Seconds between its being made (fork or exec) and its being traced; `None` if it was there before, or was traced from
+    /// its first allocation on.
+    pub late_s: Option<f64>,
     /// Short name (`comm`).
     pub name: String,
     /// Command line.

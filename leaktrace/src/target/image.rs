@@ -3,12 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
+use leaktrace_common::record::MAX_SHARED_LINKS;
+
 use crate::{
     daemon::Python,
     kernel::Attachment,
     ledger::{IntervalMap, MappingLabel, SiteState},
     process::{ExitWatch, Identity, Mapping, RunState, maps, memory, status},
-    target::code::CodeMappings,
+    target::{Container, code::CodeMappings},
 };
 
 /// A traced process image and what belongs to it.
@@ -19,6 +21,10 @@ pub struct Image {
     pub serial: u32,
     /// Who it is.
     pub identity: Identity,
+    /// The container it runs in.
+    pub container: Option<Container>,
+    /// Seconds that it lived before it was traced.
+    pub late_s: Option<f64>,
     /// Its end.
     pub watch: Option<ExitWatch>,
     /// Mappings at the last reading.
@@ -33,6 +39,8 @@ pub struct Image {
     pub intervals: IntervalMap,
     /// Readings of the sites of mappings.
     pub mapping_sites: HashMap<(u64, MappingLabel), SiteState>,
+    /// Numbers of the shared links whose hits count for it; 0: none.
+    pub links: [u16; MAX_SHARED_LINKS],
     /// Probes on allocators.
     pub hooks: Attachment,
     /// Probe on the dynamic linker.
@@ -75,6 +83,8 @@ impl Image {
         Self {
             pid: identity.pid,
             serial,
+            container: Container::of_process(identity.pid),
+            late_s: None,
             watch: ExitWatch::open_same(identity.pid, identity.start_ticks).ok(),
             mappings: Vec::new(),
             code: CodeMappings::default(),
@@ -82,6 +92,7 @@ impl Image {
             looked_in_vain: None,
             intervals: IntervalMap::default(),
             mapping_sites: HashMap::new(),
+            links: [0; MAX_SHARED_LINKS],
             hooks: Attachment::default(),
             linker: Attachment::default(),
             probed: HashSet::new(),

@@ -77,6 +77,9 @@ pub fn amount(bytes: u64, blocks: u64) -> Amount {
 
 fn service() -> ProcessReport {
     ProcessReport {
+        namespace_pids: Vec::new(),
+        container: None,
+        late_s: None,
         application_root: None,
         python: None,
         pid: 77,

@@ -14,6 +14,9 @@ const FLASK: &str = "/srv/shop/venv/lib/python3.11/site-packages/flask/app.py";
 /// A worker whose request handler keeps one timing a request: a list that grows, a float each, and what an extension holds.
 pub fn worker() -> ProcessReport {
     ProcessReport {
+        namespace_pids: Vec::new(),
+        container: None,
+        late_s: None,
         pid: 78,
         serial: 2,
         name: "my; worker".into(),

@@ -3,9 +3,11 @@ bounded, sessions that end. Its argument says how many seconds pass between two 
 
 import collections
 import functools
+import gc
 import logging
 import sys
 import threading
+import time
 
 import jsonschema
 import waitress
@@ -68,6 +70,13 @@ def take_order():
         return jsonify(items=[description(item["article"]) for item in order["items"]])
 
 
+def collect(period):
+    """Full collections, often enough for a day in slow motion: between two of them garbage looks like a leak."""
+    while True:
+        time.sleep(period)
+        gc.collect()
+
+
 def serve(server):
     threading.Thread(target=server.run, daemon=True).start()
 
@@ -81,4 +90,6 @@ def leaked():
 logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 server = waitress.create_server(app, host="127.0.0.1", port=0, threads=2)
 serve(server)
+if recorder.every > 0:
+    threading.Thread(target=collect, args=(10.0,), daemon=True).start()
 protocol.serve(port=lambda: int(server.effective_port), leaked=leaked)
