@@ -1,6 +1,8 @@
 //! `leaktrace doctor`: what works on this host, and what would be placed in a target. Reads only; `--measure` places probes
 //! and redirects pointers for moments, and says so before.
 
+mod scope;
+
 use std::{
     io::{self, Write},
     time::Duration,
@@ -41,7 +43,14 @@ pub fn run(typed: &DoctorArguments) -> Result<(), Failure> {
         Some(kernel) => kernel.calibrate()?,
         None => CostTable::default(),
     };
-    let Some(TargetSpec::Pids(pids)) = target else { return Ok(()) };
+    let pids = match target {
+        None => return Ok(()),
+        Some(TargetSpec::Pids(pids)) => pids,
+        Some(_) if typed.measure => {
+            return Err(Failure::Usage("--measure looks at one process at a time: name it by -p PID".into()));
+        }
+        Some(spec) => return scope::print(&spec, &mut out).map(drop),
+    };
     for pid in pids {
         process(pid, &costs, &mut out)?;
         let redirect = interpreter(pid, &costs, &mut out)?;

@@ -1,13 +1,13 @@
 //! Which container a user means by an ID, the beginning of one, or a name.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::{collections::HashMap, fmt::Write as _, fs, os::unix::fs::MetadataExt, path::Path};
 
 use super::{
     Container,
     catalog::{Catalog, Extent, Located},
     record::Init,
 };
-use crate::process;
+use crate::process::{self, cgroup::Mounts};
 
 /// Lines of candidates in a message.
 const MAX_LINES: usize = 20;
@@ -123,6 +123,11 @@ fn fitting(wanted: &str, candidates: &[Candidate]) -> Vec<Candidate> {
     }
     prefer(&mut fitting, |candidate| candidate.processes > 0);
     prefer(&mut fitting, |candidate| candidate.owner == 0);
+    // Within a container somebody may have made a cgroup that is called like another one.
+    if fitting.windows(2).all(|pair| matches!(pair, [one, other] if one.is_named_like(other))) {
+        fitting.sort_by_key(Candidate::depth);
+        fitting.truncate(1);
+    }
     fitting
 }
 
@@ -135,13 +140,35 @@ fn prefer(candidates: &mut Vec<Candidate>, property: impl Fn(&Candidate) -> bool
 
 impl Candidate {
     fn new(located: Located) -> Self {
-        Self { located, names: Vec::new(), owner: 0, init: None, processes: 0 }
+        let owner = match &located.extent {
+            Extent::Cgroup(place) => Mounts::own().directory(place).and_then(|directory| owner(&directory)),
+            Extent::Namespace(_) | Extent::Init(_) => None,
+        };
+        Self { located, names: Vec::new(), owner: owner.unwrap_or(0), init: None, processes: 0 }
+    }
+
+    /// Whether both have the same ID, which only one of them can have been given by a runtime.
+    fn is_named_like(&self, other: &Self) -> bool {
+        self.located.container.id == other.located.container.id
+    }
+
+    /// How deep its cgroup lies.
+    fn depth(&self) -> usize {
+        match &self.located.extent {
+            Extent::Cgroup(place) => place.path.components().count(),
+            Extent::Namespace(_) | Extent::Init(_) => 0,
+        }
     }
 
     /// Everything that people call it.
     fn all_names(&self) -> impl Iterator<Item = &str> {
         self.located.container.name.iter().chain(&self.names).map(String::as_str)
     }
+}
+
+/// The user whom a directory belongs to.
+fn owner(directory: &Path) -> Option<u32> {
+    Some(fs::symlink_metadata(directory).ok()?.uid())
 }
 
 /// How unlike a name is to those of a candidate: edits from the nearest one.
@@ -275,6 +302,15 @@ mod tests {
         let forged = Candidate { owner: 1000, ..candidate("bbbb", "web", 1) };
         assert_eq!(chosen("web", &[forged.clone(), candidate("aaaa", "web", 1)]), "aaaa");
         assert_eq!(chosen("web", &[forged]), "bbbb");
+    }
+
+    #[test]
+    fn a_cgroup_within_a_container_that_takes_another_one_s_id_is_not_meant() {
+        let real = candidate("aaaa", "", 1);
+        let mut forged = real.clone();
+        let place = Place { hierarchy: Hierarchy::Unified, path: "/docker/bbbb/docker/aaaa".into() };
+        forged.located.extent = Extent::Cgroup(place);
+        assert_eq!(choose("aa", vec![forged, real.clone()]), Ok(real));
     }
 
     #[test]
