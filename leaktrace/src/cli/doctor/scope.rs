@@ -1,0 +1,61 @@
+//! What a container, a PID namespace, a cgroup or `--all` means on this host now.
+
+use std::io::{self, Write};
+
+use crate::{
+    cli::Failure,
+    process::Identity,
+    target::{Container, Scope, TargetSpec},
+};
+
+/// Most processes that are listed.
+const MAX_PROCESSES: usize = 20;
+/// Letters of a command line that are shown.
+const MAX_COMMAND: usize = 60;
+
+/// Prints what was found and returns it.
+///
+/// # Errors
+/// If nothing, or more than one thing, goes by that name.
+pub(super) fn print(spec: &TargetSpec, out: &mut impl Write) -> Result<Scope, Failure> {
+    let scope = Scope::resolve(spec)?;
+    print_scope(&scope, out).map_err(|error| super::closed(&error))?;
+    Ok(scope)
+}
+
+fn print_scope(scope: &Scope, out: &mut impl Write) -> io::Result<()> {
+    let mut members = scope.members();
+    members.sort_unstable();
+    writeln!(out, "\n{}: {} processes", scope.title(), members.len())?;
+    if let Some(container) = scope.container() {
+        print_container(container, out)?;
+    }
+    if let Some(extent) = scope.extent() {
+        writeln!(out, "  its processes  those of {extent}, and below")?;
+    }
+    writeln!(out, "  {:>8}  {:>8}  {:15}  command", "PID", "inside", "name")?;
+    let identities = members.iter().filter_map(|pid| Identity::read(*pid).ok());
+    identities.take(MAX_PROCESSES).try_for_each(|identity| print_process(&identity, out))?;
+    match members.len().saturating_sub(MAX_PROCESSES) {
+        0 => Ok(()),
+        more => writeln!(out, "  and {more} more"),
+    }
+}
+
+fn print_container(container: &Container, out: &mut impl Write) -> io::Result<()> {
+    let Container { id, name, runtime, pod } = container;
+    writeln!(out, "  ID             {id}")?;
+    for (what, value) in [("name", name), ("runtime", runtime), ("pod", pod)] {
+        writeln!(out, "  {what:13}  {}", value.as_deref().unwrap_or("not known"))?;
+    }
+    Ok(())
+}
+
+/// A process, by its PID on the host and the one that it has in its own namespace.
+fn print_process(identity: &Identity, out: &mut impl Write) -> io::Result<()> {
+    let inside = identity.namespace_pids.last().copied().unwrap_or(identity.pid);
+    // A process chooses its name and its command line: nothing in them may move the cursor.
+    let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
+    let command: String = plain(&identity.command.join(" ")).chars().take(MAX_COMMAND).collect();
+    writeln!(out, "  {:>8}  {inside:>8}  {:15}  {command}", identity.pid, plain(&identity.name))
+}
