@@ -43,6 +43,7 @@ const TEST: &[Package] = &[
     Package { name: "gcc", why: "compiles the programs that the tests trace" },
     Package { name: "libc6-dev", why: "compiles the programs that the tests trace" },
     Package { name: "g++", why: "compiles C++ programs whose stacks are compared with gdb's" },
+    Package { name: "dwz", why: "compresses debug information as distributions do" },
     Package { name: "gdb", why: "shows the stacks that leaktrace's are compared with" },
     Package { name: "perl", why: "a program whose stacks are compared with gdb's" },
     Package { name: "python3", why: "a program whose stacks are compared with gdb's" },
