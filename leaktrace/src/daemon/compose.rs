@@ -6,7 +6,8 @@ use leaktrace_common::{counter, hook::domain, python, record::SiteKey, walk::end
 
 use super::code::CodeStatistics;
 use super::merging::Unmerged;
-use super::tracer::{MMAP_DOMAIN, Stack, Tracer};
+use super::stacks::Stack;
+use super::tracer::{MMAP_DOMAIN, Tracer};
 use crate::{
     ledger::{Ages, MappingLabel, SiteState},
     process::{Identity, host::KernelRelease, status},
@@ -180,7 +181,7 @@ impl Tracer {
         let unknown = Stack { frames: Vec::new(), walk_end: end::COMPLETE, python_end: 0 };
         let mut by_frames: HashMap<SameSite, SiteReport> = HashMap::new();
         for site in raw {
-            let stack = self.stacks.get(&(serial, site.stack_id)).unwrap_or(&unknown).clone();
+            let stack = self.stacks.get(serial, site.stack_id).unwrap_or(&unknown).clone();
             // Two stacks whose frames never arrived are not the same one.
             let ends = [stack.walk_end, stack.python_end];
             let merged = by_frames.entry((stack.frames.clone(), ends, site.domain, site.label));
