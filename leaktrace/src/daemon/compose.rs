@@ -6,7 +6,8 @@ use leaktrace_common::{counter, hook::domain, python, record::SiteKey, walk::end
 
 use super::code::CodeStatistics;
 use super::merging::Unmerged;
-use super::tracer::{MMAP_DOMAIN, Stack, Tracer};
+use super::stacks::Stack;
+use super::tracer::{MMAP_DOMAIN, Tracer};
 use crate::{
     ledger::{Ages, MappingLabel, SiteState},
     process::{Identity, host::KernelRelease, status},
@@ -80,6 +81,7 @@ impl Tracer {
             merge: self.plan.merge,
             detail: if self.plan.light { Detail::Light } else { Detail::Exact },
             processes,
+            ended: self.ended,
             truth,
         }
     }
@@ -180,7 +182,7 @@ impl Tracer {
         let unknown = Stack { frames: Vec::new(), walk_end: end::COMPLETE, python_end: 0 };
         let mut by_frames: HashMap<SameSite, SiteReport> = HashMap::new();
         for site in raw {
-            let stack = self.stacks.get(&(serial, site.stack_id)).unwrap_or(&unknown).clone();
+            let stack = self.stacks.get(serial, site.stack_id).unwrap_or(&unknown).clone();
             // Two stacks whose frames never arrived are not the same one.
             let ends = [stack.walk_end, stack.python_end];
             let merged = by_frames.entry((stack.frames.clone(), ends, site.domain, site.label));
@@ -241,6 +243,8 @@ impl Tracer {
         Truth {
             lost: losses(&counters),
             unmatched_frees: counters[counter::UNMATCHED_FREES],
+            inherited_frees: counters[counter::INHERITED_FREES],
+            newcomers: self.newcomers.report(),
             truncated_stacks: truncated_stacks(processes),
             stacks: processes.iter().map(|process| process.sites.len() as u64).sum(),
             unresolved_frames: names.unresolved_frames,

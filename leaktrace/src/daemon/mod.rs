@@ -11,6 +11,7 @@ mod merging;
 mod newcomers;
 mod python;
 mod recycle;
+mod stacks;
 mod stdout;
 mod stopped;
 mod tracer;

@@ -339,18 +339,12 @@ impl Tracer {
     }
 
     /// Somebody may have put hooks into an allocator table, or taken them out: then other functions are called.
-    pub(super) fn watch_python(&mut self) {
-        self.images.values_mut().filter(|image| image.ended.is_none()).for_each(|image| {
-            image.python.close_again(image.pid);
-        });
-        let changed: Vec<u32> = self
-            .images
-            .values()
-            .filter(|image| image.ended.is_none() && image.python.has_changed(image.pid))
-            .map(|image| image.serial)
-            .collect();
-        for serial in changed {
-            let Some(mut image) = self.images.remove(&serial) else { continue };
+    pub(super) fn watch_python(&mut self, serial: u32) {
+        let Some(image) = self.images.get_mut(&serial).filter(|image| image.ended.is_none()) else { return };
+        image.python.close_again(image.pid);
+        if image.python.has_changed(image.pid)
+            && let Some(mut image) = self.images.remove(&serial)
+        {
             self.table_changed(&mut image);
             self.images.insert(serial, image);
         }

@@ -17,6 +17,7 @@ use super::{
     merging::Unmerged,
     newcomers::{NEWBORNS, Newcomers},
     recycle::Recycler,
+    stacks::Stacks,
 };
 use crate::{
     cli::{Failure, meant::TracePlan},
@@ -25,22 +26,11 @@ use crate::{
     probe::cost::CostTable,
     process::maps,
     python::Finder,
-    report::model::Report,
-    symbolize::{FrameId, FrameStore},
+    report::model::{EndedProcesses, Report},
+    symbolize::FrameStore,
     target::{Scope, TargetSpec, image::Image},
     unwind::Cache,
 };
-
-/// A stack whose frames have been normalised.
-#[derive(Clone, Debug)]
-pub struct Stack {
-    /// Innermost first.
-    pub frames: Vec<FrameId>,
-    /// Why the walk ended.
-    pub walk_end: u8,
-    /// Why the walk of its Python frames ended.
-    pub python_end: u8,
-}
 
 /// A PID whose image was replaced and whose new one is not traced yet.
 pub(super) struct Replaced {
@@ -56,7 +46,7 @@ pub struct Tracer {
     pub(super) ledger: Ledger,
     pub(super) frames: FrameStore,
     pub(super) images: BTreeMap<u32, Image>,
-    pub(super) stacks: HashMap<(u32, u64), Stack>,
+    pub(super) stacks: Stacks,
     pub(super) keeper: EpochKeeper,
     pub(super) code: CodeKeeper,
     pub(super) finder: Finder,
@@ -75,10 +65,14 @@ pub struct Tracer {
     pub(super) replaced: HashMap<u32, Replaced>,
     pub(super) retired: HashSet<u32>,
     pub(super) sweeping: bool,
+    /// The image that was looked after last.
+    pub(super) looked_after: u32,
     pub(super) scope: Scope,
     pub(super) scope_looked_through: Instant,
     pub newcomers: Newcomers,
     pub(super) ended_reports: Vec<Report>,
+    /// Images that have ended and are not listed any more, in sum.
+    pub(super) ended: EndedProcesses,
     pub(super) last_end: Option<String>,
     /// The command that we started; it may be stopped, others never.
     pub(super) own_child: Option<u32>,
@@ -134,7 +128,7 @@ impl Tracer {
             ledger: Ledger::default(),
             frames: FrameStore::default(),
             images: BTreeMap::new(),
-            stacks: HashMap::new(),
+            stacks: Stacks::default(),
             recycler: Recycler::default(),
             sequence: 0,
             full_since: None,
@@ -145,10 +139,12 @@ impl Tracer {
             replaced: HashMap::new(),
             retired: HashSet::new(),
             sweeping: false,
+            looked_after: 0,
             scope,
             scope_looked_through: Instant::now(),
             newcomers: Newcomers::default(),
             ended_reports: Vec::new(),
+            ended: EndedProcesses::default(),
             last_end: None,
             own_child: None,
             command: None,

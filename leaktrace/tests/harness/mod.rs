@@ -6,6 +6,7 @@ pub mod chains;
 pub mod expectation;
 pub mod interpreter_table;
 pub mod interpreters;
+pub mod kernel_maps;
 pub mod output;
 pub mod probed_code;
 pub mod program;
