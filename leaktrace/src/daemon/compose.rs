@@ -81,6 +81,7 @@ impl Tracer {
             merge: self.plan.merge,
             detail: if self.plan.light { Detail::Light } else { Detail::Exact },
             processes,
+            ended: self.ended,
             truth,
         }
     }
@@ -242,6 +243,8 @@ impl Tracer {
         Truth {
             lost: losses(&counters),
             unmatched_frees: counters[counter::UNMATCHED_FREES],
+            inherited_frees: counters[counter::INHERITED_FREES],
+            newcomers: self.newcomers.report(),
             truncated_stacks: truncated_stacks(processes),
             stacks: processes.iter().map(|process| process.sites.len() as u64).sum(),
             unresolved_frames: names.unresolved_frames,

@@ -26,7 +26,7 @@ use crate::{
     probe::cost::CostTable,
     process::maps,
     python::Finder,
-    report::model::Report,
+    report::model::{EndedProcesses, Report},
     symbolize::FrameStore,
     target::{Scope, TargetSpec, image::Image},
     unwind::Cache,
@@ -71,6 +71,8 @@ pub struct Tracer {
     pub(super) scope_looked_through: Instant,
     pub newcomers: Newcomers,
     pub(super) ended_reports: Vec<Report>,
+    /// Images that have ended and are not listed any more, in sum.
+    pub(super) ended: EndedProcesses,
     pub(super) last_end: Option<String>,
     /// The command that we started; it may be stopped, others never.
     pub(super) own_child: Option<u32>,
@@ -142,6 +144,7 @@ impl Tracer {
             scope_looked_through: Instant::now(),
             newcomers: Newcomers::default(),
             ended_reports: Vec::new(),
+            ended: EndedProcesses::default(),
             last_end: None,
             own_child: None,
             command: None,

@@ -35,8 +35,11 @@ pub struct Report {
     pub merge: MergeBy,
     /// How closely allocations were looked at.
     pub detail: Detail,
-    /// One entry per process image, the largest survivors first.
+    /// One entry per process image, the largest survivors first: those that run, and those of note that have ended since
+    /// the last report.
     pub processes: Vec<ProcessReport>,
+    /// All those that have ended and are not among `processes`. Together they are everything that was traced.
+    pub ended: EndedProcesses,
     /// What this report does not know.
     pub truth: Truth,
 }
@@ -84,6 +87,47 @@ pub enum GroupBy {
     Function,
     /// Same innermost source line outside the allocator.
     Line,
+}
+
+/// Processes that came into scope while tracing, in sum.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Newcomers {
+    /// Traced, from some time after they were made or from their first allocation on.
+    pub entered: u64,
+    /// Of these, traced from their first allocation on: there is no gap.
+    pub from_birth: u64,
+    /// Gone before they were traced: what they allocated is not known, and went with them.
+    pub short_lived: u64,
+    /// Could not be traced.
+    pub refused: u64,
+    /// Why, for the last of these.
+    pub last_refusal: Option<String>,
+    /// Made, and not old enough to be traced yet.
+    pub waiting: u64,
+    /// Times between being made and being traced, of the latest 4,096 that have such a gap; `None`: there were none.
+    pub gaps: Option<Gaps>,
+}
+
+/// How long newcomers went untraced, milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Gaps {
+    /// Half of them at most that long.
+    pub p50_ms: f64,
+    /// 99 of 100 at most that long.
+    pub p99_ms: f64,
+    /// The longest.
+    pub max_ms: f64,
+}
+
+/// Process images that were traced, have ended, and are not listed any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndedProcesses {
+    /// How many.
+    pub processes: u64,
+    /// What they had allocated while traced.
+    pub allocated: Amount,
+    /// What of it they had not given back when they ended. The kernel has it now.
+    pub live_at_end: Amount,
 }
 
 /// How processes are put together.
@@ -334,6 +378,10 @@ pub struct Truth {
     pub lost: Vec<Loss>,
     /// Frees of blocks that were never seen (born before tracing, unless something was lost).
     pub unmatched_frees: u64,
+    /// Frees by forked processes of blocks that their parents had allocated: neither leaks nor losses.
+    pub inherited_frees: u64,
+    /// Processes that came into scope while tracing.
+    pub newcomers: Newcomers,
     /// Stacks with live blocks that end early, by reason.
     pub truncated_stacks: BTreeMap<String, u64>,
     /// Stacks with live blocks.

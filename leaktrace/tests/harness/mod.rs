@@ -8,6 +8,7 @@ pub mod expectation;
 pub mod found;
 pub mod interpreter_table;
 pub mod interpreters;
+pub mod kernel_maps;
 pub mod output;
 pub mod probed_code;
 pub mod program;
