@@ -13,7 +13,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::{Ending, entering::target, newcomers::NEWBORNS, tracer::Tracer};
 use crate::{
-    kernel::{Attachment, LinkMode, wait_for_running_programs},
+    kernel::{LinkMode, close_together, wait_for_running_programs},
     report::model::{Reason, Report},
 };
 
@@ -186,12 +186,13 @@ impl Tracer {
 
     /// Takes every probe away. A command that we started is sent the signal that ended us, as a shell would.
     pub fn detach(&mut self, ending: &Ending) {
+        let mut attachments = Vec::new();
         for image in self.images.values_mut() {
             image.python.release();
-            image.hooks = Attachment::default();
-            image.linker = Attachment::default();
+            attachments.extend([std::mem::take(&mut image.hooks), std::mem::take(&mut image.linker)]);
         }
-        self.replaced.clear();
+        attachments.extend(self.replaced.drain().map(|(_, replaced)| replaced.linker));
+        close_together(attachments);
         if let (Ending::Signal(signal), Some((pid, ended))) = (ending, &mut self.command)
             && matches!(ended.try_recv(), Err(TryRecvError::Empty))
         {

@@ -211,6 +211,15 @@ pub struct Growth {
     pub steady_s: f64,
 }
 
+impl Growth {
+    /// The growth of a sum: slopes add up, the times are those of the part that grows fastest. A part that does not grow
+    /// must not make the sum look unsteady, nor one that began a moment ago.
+    pub fn plus(self, other: Self) -> Self {
+        let fastest = if other.bytes_per_hour > self.bytes_per_hour { other } else { self };
+        Self { bytes_per_hour: self.bytes_per_hour + other.bytes_per_hour, ..fastest }
+    }
+}
+
 /// One process image: from attach (or exec) to exec or exit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessReport {
