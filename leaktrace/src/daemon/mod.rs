@@ -8,6 +8,7 @@ mod epoch_keeper;
 mod events;
 mod link_closer;
 mod measure;
+mod members;
 mod merging;
 mod newcomers;
 mod placement;
