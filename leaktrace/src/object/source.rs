@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::remembered::FileIdentity;
+
 /// Why an object could not be read. Every message names the file.
 #[derive(Debug, Error)]
 pub enum ElfError {
@@ -82,6 +84,7 @@ pub struct Source {
     file: File,
     path: PathBuf,
     length: u64,
+    identity: FileIdentity,
 }
 
 impl Source {
@@ -103,7 +106,7 @@ impl Source {
             Err(source) => return Err(ElfError::Io { path, source }),
         };
         match metadata.is_file() {
-            true => Ok(Self { file, path, length: metadata.len() }),
+            true => Ok(Self { file, path, length: metadata.len(), identity: FileIdentity::of(&metadata) }),
             false => Err(ElfError::NotAFile { path }),
         }
     }
@@ -111,6 +114,11 @@ impl Source {
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Which file it is, and as of when.
+    pub fn identity(&self) -> FileIdentity {
+        self.identity
     }
 
     /// Bytes in the file when it was opened.
