@@ -20,7 +20,7 @@ pub(super) fn title(unit: &Unit<'_>) -> String {
         Bond::Container(container) => Some(format!("container {}", printable(&container.short()))),
         Bond::Process | Bond::All => unit.common_name().map(printable),
     };
-    let processes = plural_processes(unit.processes.len());
+    let processes = plural_processes(unit.processes.len() as u64);
     let ended = match unit.ended() {
         0 => String::new(),
         ended => format!(", {} of them ended since the last report", count(ended as u64)),
@@ -53,10 +53,10 @@ fn inner_pid(process: &ProcessReport) -> Option<u32> {
     }
 }
 
-pub(super) fn plural_processes(number: usize) -> String {
+pub(super) fn plural_processes(number: u64) -> String {
     match number {
         1 => "1 process".to_owned(),
-        number => format!("{} processes", count(number as u64)),
+        number => format!("{} processes", count(number)),
     }
 }
 
