@@ -21,7 +21,6 @@ fn await_return_to(tracer: &Tracer, before: &BTreeMap<String, u64>) -> Outcomes<
     Err(format!("after everything has ended the maps hold {now:?}, before it was {before:?}"))
 }
 
-
 /// 20,000 processes, 2,000 a second where the machine can.
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
@@ -39,7 +38,12 @@ fn root_a_fork_storm_leaves_nothing_behind() -> Outcomes<()> {
         said.number("storm")?,
         report.truth.own_cpu_s,
         report.truth.own_rss_bytes >> 20,
-        outcome.reports.as_ref().ok().and_then(|all| all.first()).map_or(0, |report| report.truth.own_rss_bytes >> 20),
+        outcome
+            .reports
+            .as_ref()
+            .ok()
+            .and_then(|all| all.first())
+            .map_or(0, |report| report.truth.own_rss_bytes >> 20),
         report.truth.map_bytes >> 20,
     );
     Ok(())

@@ -13,7 +13,8 @@ pub fn entries(pid: u32) -> Outcomes<BTreeMap<String, u64>> {
     let directory = format!("/proc/{pid}/fdinfo");
     let files = fs::read_dir(&directory).map_err(|e| format!("{directory}: {e}"))?;
     let texts = files.filter_map(|file| fs::read_to_string(file.ok()?.path()).ok());
-    let ids = texts.filter_map(|text| text.lines().find_map(|line| line.strip_prefix("map_id:")?.trim().parse().ok()));
+    let ids = texts
+        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("map_id:")?.trim().parse().ok()));
     let mut found = BTreeMap::new();
     for id in ids.collect::<std::collections::BTreeSet<u32>>() {
         if let Some((name, count)) = count(id)? {
@@ -34,7 +35,8 @@ fn count(id: u32) -> Outcomes<Option<(String, u64)>> {
     attributes[0] = (size_of_val(&info) as u64) << 32 | fd as u64;
     attributes[1] = info.as_mut_ptr() as u64;
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    let name: Vec<u8> = info[6..10].iter().flat_map(|word| word.to_ne_bytes()).take_while(|byte| *byte != 0).collect();
+    let name: Vec<u8> =
+        info[6..10].iter().flat_map(|word| word.to_ne_bytes()).take_while(|byte| *byte != 0).collect();
     let entries = (info[0] == BPF_MAP_TYPE_HASH).then(|| walk(fd, info[2] as usize));
     // SAFETY: our own descriptor, used for the last time.
     unsafe { libc::close(fd as i32) };
@@ -59,6 +61,11 @@ fn walk(fd: i64, key_size: usize) -> u64 {
 
 fn bpf(command: libc::c_long, attributes: &mut [u64; 18]) -> Outcomes<i64> {
     // SAFETY: the attributes outlive the call and point to buffers that are large enough.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
-    if result < 0 { Err(format!("bpf command {command}: {}", std::io::Error::last_os_error())) } else { Ok(result) }
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
+    if result < 0 {
+        Err(format!("bpf command {command}: {}", std::io::Error::last_os_error()))
+    } else {
+        Ok(result)
+    }
 }
