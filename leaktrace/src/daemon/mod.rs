@@ -1,5 +1,6 @@
 //! The daemon: the one event loop ([`trace`]), and the state it works on ([`tracer`]).
 
+mod caps;
 mod code;
 mod compose;
 mod ending;
@@ -8,6 +9,7 @@ mod epoch_keeper;
 mod events;
 mod link_closer;
 mod measure;
+mod members;
 mod merging;
 mod newcomers;
 mod placement;
