@@ -7,6 +7,7 @@ mod entering;
 mod epoch_keeper;
 mod events;
 mod measure;
+mod members;
 mod merging;
 mod newcomers;
 mod python;
