@@ -43,12 +43,15 @@ const TEST: &[Package] = &[
     Package { name: "gcc", why: "compiles the programs that the tests trace" },
     Package { name: "libc6-dev", why: "compiles the programs that the tests trace" },
     Package { name: "g++", why: "compiles C++ programs whose stacks are compared with gdb's" },
+    Package { name: "dwz", why: "compresses debug information as distributions do" },
     Package { name: "gdb", why: "shows the stacks that leaktrace's are compared with" },
     Package { name: "perl", why: "a program whose stacks are compared with gdb's" },
     Package { name: "python3", why: "a program whose stacks are compared with gdb's" },
     Package { name: "debootstrap", why: "fetches the Pythons of other suites of Debian" },
     Package { name: "debian-archive-keyring", why: "tells that they are Debian's" },
     Package { name: "musl-tools", why: "programs with another C library to trace" },
+    Package { name: "crun", why: "starts containers whose services are traced" },
+    Package { name: "runc", why: "starts containers as most engines do" },
     Package { name: "golang-go", why: "its pprof tool opens the profiles that leaktrace writes" },
 ];
 

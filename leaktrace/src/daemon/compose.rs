@@ -6,7 +6,8 @@ use leaktrace_common::{counter, hook::domain, python, record::SiteKey, walk::end
 
 use super::code::CodeStatistics;
 use super::merging::Unmerged;
-use super::tracer::{MMAP_DOMAIN, Stack, Tracer};
+use super::stacks::Stack;
+use super::tracer::{MMAP_DOMAIN, Tracer};
 use crate::{
     ledger::{Ages, MappingLabel, SiteState},
     process::{Identity, host::KernelRelease, status},
@@ -80,6 +81,7 @@ impl Tracer {
             merge: self.plan.merge,
             detail: if self.plan.light { Detail::Light } else { Detail::Exact },
             processes,
+            ended: self.ended,
             truth,
         }
     }
@@ -180,7 +182,7 @@ impl Tracer {
         let unknown = Stack { frames: Vec::new(), walk_end: end::COMPLETE, python_end: 0 };
         let mut by_frames: HashMap<SameSite, SiteReport> = HashMap::new();
         for site in raw {
-            let stack = self.stacks.get(&(serial, site.stack_id)).unwrap_or(&unknown).clone();
+            let stack = self.stacks.get(serial, site.stack_id).unwrap_or(&unknown).clone();
             // Two stacks whose frames never arrived are not the same one.
             let ends = [stack.walk_end, stack.python_end];
             let merged = by_frames.entry((stack.frames.clone(), ends, site.domain, site.label));
@@ -241,6 +243,8 @@ impl Tracer {
         Truth {
             lost: losses(&counters),
             unmatched_frees: counters[counter::UNMATCHED_FREES],
+            inherited_frees: counters[counter::INHERITED_FREES],
+            newcomers: self.newcomers.report(),
             truncated_stacks: truncated_stacks(processes),
             stacks: processes.iter().map(|process| process.sites.len() as u64).sum(),
             unresolved_frames: names.unresolved_frames,
@@ -255,6 +259,7 @@ impl Tracer {
                 capacity: u64::from(self.plan.max_sites),
                 full_since_s: self.rows_full_since.map(|since| since.as_secs_f64()),
             },
+            caps: self.caps(&counters),
             blind_windows: self.images.values().flat_map(|image| image.blind.clone()).collect(),
             before_attach_bytes: sum(|process| process.rss_at_attach_bytes),
             tracked_bytes: processes.iter().map(|process| process.live.bytes).sum(),
@@ -295,21 +300,8 @@ impl Tracer {
                     note.clone()
                 });
             }
-            if image.intervals.refused > 0 {
-                notes.push(format!(
-                    "process {}: {} mappings were not recorded: too many pieces",
-                    image.pid, image.intervals.refused
-                ));
-            }
         }
-        let code = self.code.statistics();
-        notes.extend(code.failures);
-        if code.lists_refused > 0 {
-            notes.push(format!(
-                "{} lists of code mappings found no room: stacks of those processes end at their caller",
-                code.lists_refused
-            ));
-        }
+        notes.extend(self.code.statistics().failures);
         if self.stacks_unknown > 0 {
             notes.push(format!(
                 "{} stacks arrived for processes that were gone, or past the cap",

@@ -11,12 +11,13 @@ use leaktrace_common::{
 
 use super::{
     entering::TABLE_PATIENCE,
+    stacks::Stack,
     stopped,
-    tracer::{Replaced, Stack, Tracer},
+    tracer::{Replaced, Tracer},
 };
 use crate::{
     cli::Failure,
-    kernel::{Attachment, StackRecord},
+    kernel::StackRecord,
     ledger::MappingLabel,
     object::address::AbsoluteAddress,
     process::{Identity, RunState, exit},
@@ -32,8 +33,6 @@ const TABLE_PATIENCE_RUNNING: Duration = Duration::from_millis(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Stacks taken in before anything else is looked at; some tens of microseconds each.
 const STACKS_AT_A_TIME: usize = 16;
-/// Stacks kept; the site table's cap bounds how many can be in use.
-const MAX_STACKS: usize = 1 << 18;
 
 impl Tracer {
     /// Takes in everything that has arrived. Stacks can come by the thousand, and each that is walked before the daemon
@@ -84,7 +83,7 @@ impl Tracer {
             return;
         }
         let header = &record.header;
-        if self.stacks.len() >= MAX_STACKS || !self.images.contains_key(&header.serial) {
+        if self.stacks.is_full() || !self.images.contains_key(&header.serial) {
             self.stacks_unknown += 1;
             return;
         }
@@ -110,7 +109,7 @@ impl Tracer {
         let frames = self.with_python(record, native, &python);
         let walk_end = u8::try_from(header.walk_end).unwrap_or(u8::MAX);
         let python_end = u8::try_from(header.python_end).unwrap_or(u8::MAX);
-        self.stacks.insert((header.serial, header.stack_id), Stack { frames, walk_end, python_end });
+        self.stacks.insert(header.serial, header.stack_id, Stack { frames, walk_end, python_end });
     }
 
     pub(super) fn event(&mut self, event: &Event) {
@@ -302,8 +301,9 @@ impl Tracer {
         // What its own files say of generated code is read while they can be reached.
         self.frames.process_ending(serial);
         image.python.release();
-        image.hooks = Attachment::default();
-        image.linker = Attachment::default();
+        let links = vec![std::mem::take(&mut image.hooks), std::mem::take(&mut image.linker)];
+        self.placements.closer.close(links);
+        image.batches.clear();
         self.last_end = Some(how.to_owned());
         let pid = image.pid;
         if self.kernel.target(pid).is_some_and(|entry| entry.serial == serial) {
@@ -334,7 +334,7 @@ impl Tracer {
         self.sweeping = true;
         self.ledger.forget(serial);
         self.frames.forget_process(serial);
-        self.stacks.retain(|(of, _), _| *of != serial);
+        self.stacks.forget(serial);
     }
 }
 

@@ -1,17 +1,22 @@
 //! The daemon: the one event loop ([`trace`]), and the state it works on ([`tracer`]).
 
+mod caps;
 mod code;
 mod compose;
 mod ending;
 mod entering;
 mod epoch_keeper;
 mod events;
+mod link_closer;
 mod measure;
 mod members;
 mod merging;
 mod newcomers;
+mod placement;
 mod python;
 mod recycle;
+mod shared_links;
+mod stacks;
 mod stdout;
 mod stopped;
 mod tracer;
@@ -41,6 +46,7 @@ pub use code::UnwindMode;
 pub use ending::{Ending, EndingSignal};
 pub use entering::check_target;
 pub use measure::{Measured, MeasuredCall, measure};
+pub use placement::{Batch, Circumstances, FEW, Placement, others_pay_ns};
 pub use python::Python;
 use stdout::Stdout;
 use tracer::Tracer;

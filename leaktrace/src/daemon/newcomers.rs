@@ -17,6 +17,7 @@ use super::tracer::Tracer;
 use crate::{
     cli::Failure,
     process::{Identity, RunState},
+    report::model::{self, Gaps},
     target::discover,
 };
 
@@ -44,19 +45,35 @@ struct Newcomer {
     shares_memory: bool,
 }
 
-/// What became of newcomers, for the report.
+/// What became of newcomers.
 #[derive(Clone, Debug, Default)]
-pub struct NewcomerStatistics {
-    /// Entered.
-    pub entered: u64,
-    /// Gone before they were worth entering.
-    pub short_lived: u64,
-    /// Those that could not be entered, and the reason of the last.
-    pub refused: u64,
-    /// See `refused`.
-    pub last_refusal: Option<String>,
+struct Statistics {
+    entered: u64,
+    from_birth: u64,
+    short_lived: u64,
+    refused: u64,
+    last_refusal: Option<String>,
     /// Times between being made and being traced, milliseconds; the latest ones.
-    pub gaps_ms: VecDeque<f64>,
+    gaps_ms: VecDeque<f64>,
+}
+
+impl Statistics {
+    fn note_gap(&mut self, gap: Duration) {
+        self.gaps_ms.push_back(gap.as_secs_f64() * 1e3);
+        if self.gaps_ms.len() > MAX_GAPS {
+            self.gaps_ms.pop_front();
+        }
+    }
+
+    fn gaps(&self) -> Option<Gaps> {
+        let mut sorted: Vec<f64> = self.gaps_ms.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        let share = |percent: usize| {
+            sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
+        };
+        let max_ms = *sorted.last()?;
+        Some(Gaps { p50_ms: share(50), p99_ms: share(99), max_ms })
+    }
 }
 
 /// See the module.
@@ -66,8 +83,7 @@ pub struct Newcomers {
     due: VecDeque<(Duration, u32)>,
     /// Processes in scope that could not be entered: not tried again before they execute something else.
     refused: HashMap<u32, u64>,
-    /// For the report.
-    pub statistics: NewcomerStatistics,
+    statistics: Statistics,
 }
 
 impl Newcomers {
@@ -89,6 +105,20 @@ impl Newcomers {
             }
         }
         None
+    }
+
+    /// What a report says of them.
+    pub fn report(&self) -> model::Newcomers {
+        let Statistics { entered, from_birth, short_lived, refused, ref last_refusal, .. } = self.statistics;
+        model::Newcomers {
+            entered,
+            from_birth,
+            short_lived,
+            refused,
+            last_refusal: last_refusal.clone(),
+            waiting: self.waiting.len() as u64,
+            gaps: self.statistics.gaps(),
+        }
     }
 
     /// Remembers that a process cannot be traced.
@@ -182,13 +212,9 @@ impl Tracer {
         }
         match self.try_newcomer(pid, newcomer) {
             Ok(()) => {
-                let gap = monotonic().saturating_sub(newcomer.born).as_secs_f64() * 1e3;
-                let statistics = &mut self.newcomers.statistics;
-                statistics.entered += 1;
-                statistics.gaps_ms.push_back(gap);
-                if statistics.gaps_ms.len() > MAX_GAPS {
-                    statistics.gaps_ms.pop_front();
-                }
+                let gap = monotonic().saturating_sub(newcomer.born);
+                self.newcomers.statistics.entered += 1;
+                self.newcomers.statistics.note_gap(gap);
             }
             Err(Failure::NoTarget(_)) => {
                 self.newcomers.statistics.short_lived += 1;

@@ -109,7 +109,9 @@ impl Recycler {
                 kernel.restore_site(&key_of(&before), index);
                 continue;
             }
-            ledger.take_over(&Row { stack_id: before.stack_id, ..now });
+            if !retired.contains(&before.serial) {
+                ledger.take_over(&Row { stack_id: before.stack_id, ..now });
+            }
             kernel.rows.clear(index);
             kernel.give_row_back(index)?;
             self.free += 1;

@@ -16,7 +16,9 @@ use super::{
     epoch_keeper::EpochKeeper,
     merging::Unmerged,
     newcomers::{NEWBORNS, Newcomers},
+    placement::{Circumstances, Placements},
     recycle::Recycler,
+    stacks::Stacks,
 };
 use crate::{
     cli::{Failure, meant::TracePlan},
@@ -25,22 +27,11 @@ use crate::{
     probe::cost::CostTable,
     process::maps,
     python::Finder,
-    report::model::Report,
-    symbolize::{FrameId, FrameStore},
+    report::model::{EndedProcesses, Report},
+    symbolize::FrameStore,
     target::{Scope, TargetSpec, image::Image},
     unwind::Cache,
 };
-
-/// A stack whose frames have been normalised.
-#[derive(Clone, Debug)]
-pub struct Stack {
-    /// Innermost first.
-    pub frames: Vec<FrameId>,
-    /// Why the walk ended.
-    pub walk_end: u8,
-    /// Why the walk of its Python frames ended.
-    pub python_end: u8,
-}
 
 /// A PID whose image was replaced and whose new one is not traced yet.
 pub(super) struct Replaced {
@@ -56,7 +47,7 @@ pub struct Tracer {
     pub(super) ledger: Ledger,
     pub(super) frames: FrameStore,
     pub(super) images: BTreeMap<u32, Image>,
-    pub(super) stacks: HashMap<(u32, u64), Stack>,
+    pub(super) stacks: Stacks,
     pub(super) keeper: EpochKeeper,
     pub(super) code: CodeKeeper,
     pub(super) finder: Finder,
@@ -72,13 +63,18 @@ pub struct Tracer {
     pub(super) rings: Rings,
     pub(super) sweeper: Sweeper,
     pub(super) costs: CostTable,
+    pub(super) placements: Placements,
     pub(super) replaced: HashMap<u32, Replaced>,
     pub(super) retired: HashSet<u32>,
     pub(super) sweeping: bool,
+    /// The image that was looked after last.
+    pub(super) looked_after: u32,
     pub(super) scope: Scope,
     pub(super) scope_looked_through: Instant,
     pub newcomers: Newcomers,
     pub(super) ended_reports: Vec<Report>,
+    /// Images that have ended and are not listed any more, in sum.
+    pub(super) ended: EndedProcesses,
     pub(super) last_end: Option<String>,
     /// The command that we started; it may be stopped, others never.
     pub(super) own_child: Option<u32>,
@@ -120,6 +116,8 @@ impl Tracer {
             LinkMode::Multi => kernel.calibrate()?,
             LinkMode::Perf => CostTable::default(),
         };
+        let circumstances = circumstances(&plan, &scope, &mut kernel)?;
+        eprintln!("leaktrace: {}", circumstances.sentence(&costs));
         let cache = match plan.unwind {
             UnwindMode::Tables => plan.unwind_cache.as_deref().and_then(open_cache),
             UnwindMode::FramePointers => None,
@@ -134,7 +132,7 @@ impl Tracer {
             ledger: Ledger::default(),
             frames: FrameStore::default(),
             images: BTreeMap::new(),
-            stacks: HashMap::new(),
+            stacks: Stacks::default(),
             recycler: Recycler::default(),
             sequence: 0,
             full_since: None,
@@ -145,10 +143,12 @@ impl Tracer {
             replaced: HashMap::new(),
             retired: HashSet::new(),
             sweeping: false,
+            looked_after: 0,
             scope,
             scope_looked_through: Instant::now(),
             newcomers: Newcomers::default(),
             ended_reports: Vec::new(),
+            ended: EndedProcesses::default(),
             last_end: None,
             own_child: None,
             command: None,
@@ -160,6 +160,7 @@ impl Tracer {
             rings,
             sweeper,
             costs,
+            placements: Placements::new(&circumstances),
         };
         tracer.kernel.control.set_newborns(NEWBORNS);
         tracer.clean_up_leftovers();
@@ -199,6 +200,21 @@ fn may_be_python(target: &TargetSpec, finder: &mut Finder) -> bool {
     pids.iter().any(|pid| {
         let mappings = maps::read(*pid).unwrap_or_default();
         !matches!(finder.find(*pid, &mappings), Ok(None))
+    })
+}
+
+/// What the placement of probes depends on. Whether return probes are safe in everybody is tried on a child of ours.
+fn circumstances(plan: &TracePlan, scope: &Scope, kernel: &mut Kernel) -> Result<Circumstances, Failure> {
+    let processes = match &plan.target {
+        TargetSpec::Command(_) => 1,
+        _ => scope.members().len(),
+    };
+    Ok(Circumstances {
+        processes,
+        whole_host: plan.target == TargetSpec::All,
+        strict: plan.strict_scope,
+        forced: plan.placement,
+        returns_are_safe: plan.strict_scope || kernel.return_probes_survive_filters()?,
     })
 }
 

@@ -1,6 +1,9 @@
 //! What time does to the state: epochs, sweeping, losses, the end.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Bound,
+    time::{Duration, Instant},
+};
 
 use leaktrace_common::{
     counter,
@@ -10,15 +13,16 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::{Ending, entering::target, newcomers::NEWBORNS, tracer::Tracer};
 use crate::{
-    kernel::{Attachment, LinkMode, wait_for_running_programs},
+    kernel::{LinkMode, close_together, wait_for_running_programs},
     report::model::{Reason, Report},
-    target::image::Image,
 };
 
 /// Kernel-side log lines per second.
 const LOG_LINES: i64 = 20;
 /// How often the scope is looked through for processes that nobody was told of.
 const LOOK_THROUGH: Duration = Duration::from_secs(1);
+/// Images looked after each time the house is kept.
+const LOOKED_AFTER_AT_A_TIME: usize = 64;
 /// Batches of the live map that one housekeeping turn sweeps.
 const SWEEP_TURNS: usize = 16;
 
@@ -45,30 +49,44 @@ impl Tracer {
         self.code.keep_house(&mut self.kernel.code);
         self.tables_made();
         self.sweep();
+        self.look_after_links();
         self.watch_losses();
         self.refill_log();
-        self.images.values_mut().for_each(Image::read_memory);
-        self.watch_python();
-        let serials: Vec<u32> = self.images.keys().copied().collect();
-        serials.into_iter().for_each(|serial| self.look_for_python(serial, false));
+        let some = self.next_images();
+        self.look_after(&some);
         self.watch_main_threads();
         self.kernel.control.set_newborns(NEWBORNS);
         if self.scope_looked_through.elapsed() > LOOK_THROUGH {
             self.scope_looked_through = Instant::now();
             self.look_through_scope();
         }
-        let silent: Vec<u32> = self
-            .images
-            .values()
-            .filter(|image| image.has_ended_silently())
-            .map(|image| image.serial)
-            .collect();
-        for serial in silent {
-            self.drain();
-            self.image_ended(serial, "ended");
-        }
         let waiting: Vec<u32> = self.replaced.keys().copied().collect();
         waiting.into_iter().for_each(|pid| self.try_new_image(pid));
+    }
+
+    /// The images whose turn it is. Few are looked after each time, many in turns: what is looked at takes some 50 us each.
+    fn next_images(&mut self) -> Vec<u32> {
+        let behind = (Bound::Excluded(self.looked_after), Bound::Unbounded);
+        let next: Vec<u32> =
+            self.images.range(behind).map(|(serial, _)| *serial).take(LOOKED_AFTER_AT_A_TIME).collect();
+        self.looked_after =
+            if next.len() < LOOKED_AFTER_AT_A_TIME { 0 } else { next.last().copied().unwrap_or(0) };
+        next
+    }
+
+    /// Looks at what no event tells of images: memory figures, interpreters, silent ends.
+    fn look_after(&mut self, serials: &[u32]) {
+        for serial in serials {
+            let Some(image) = self.images.get_mut(serial) else { continue };
+            image.read_memory();
+            if image.has_ended_silently() {
+                self.drain();
+                self.image_ended(*serial, "ended");
+                continue;
+            }
+            self.watch_python(*serial);
+            self.look_for_python(*serial, false);
+        }
     }
 
     pub(super) fn sweep(&mut self) {
@@ -172,12 +190,15 @@ impl Tracer {
 
     /// Takes every probe away. A command that we started is sent the signal that ended us, as a shell would.
     pub fn detach(&mut self, ending: &Ending) {
+        let mut attachments = Vec::new();
         for image in self.images.values_mut() {
             image.python.release();
-            image.hooks = Attachment::default();
-            image.linker = Attachment::default();
+            attachments.extend([std::mem::take(&mut image.hooks), std::mem::take(&mut image.linker)]);
         }
-        self.replaced.clear();
+        attachments.extend(self.replaced.drain().map(|(_, replaced)| replaced.linker));
+        attachments.extend(self.placements.take_all());
+        close_together(attachments);
+        self.placements.closer.finish();
         if let (Ending::Signal(signal), Some((pid, ended))) = (ending, &mut self.command)
             && matches!(ended.try_recv(), Err(TryRecvError::Empty))
         {
@@ -192,6 +213,9 @@ impl Tracer {
         self.ledger.begin();
         for index in 0..used {
             let Some(mut row) = self.kernel.rows.read(index) else { continue };
+            if self.retired.contains(&row.serial) {
+                continue;
+            }
             if index != OVERFLOW_ROW {
                 if row.state != row_state::USED {
                     continue;

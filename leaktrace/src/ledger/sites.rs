@@ -85,16 +85,27 @@ pub struct SiteState {
     in_rows: Amount,
 }
 
-/// All sites, by key.
-#[derive(Debug, Default)]
+/// All sites, by process image.
+#[derive(Debug)]
 pub struct Ledger {
-    sites: HashMap<SiteKey, SiteState>,
+    processes: HashMap<u32, HashMap<SiteKey, SiteState>>,
+    cap: usize,
 }
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { processes: HashMap::new(), cap: MAX_SITES }
+    }
+}
+
+/// Sites kept, some 1 KiB each. Those whose rows were recycled hold nothing but what they once allocated; past the cap
+/// that goes to the process as a whole.
+const MAX_SITES: usize = 1 << 18;
 
 impl Ledger {
     /// Begins a reading: forgets what rows said before.
     pub fn begin(&mut self) {
-        for site in self.sites.values_mut() {
+        for site in self.processes.values_mut().flat_map(HashMap::values_mut) {
             site.cells = None;
             site.small_blocks = 0;
             site.in_rows = Amount::default();
@@ -103,7 +114,7 @@ impl Ledger {
 
     /// Takes in one row. Two rows of one site (which can happen for a moment) add up.
     pub fn read_row(&mut self, row: &Row) {
-        let site = self.sites.entry(key_of(row)).or_default();
+        let site = self.site(key_of(row));
         site.in_rows.bytes = site.in_rows.bytes.wrapping_add(row.total_bytes);
         site.in_rows.blocks = site.in_rows.blocks.wrapping_add(row.total_blocks);
         site.small_blocks = site.small_blocks.wrapping_add(row.small_blocks);
@@ -118,7 +129,8 @@ impl Ledger {
 
     /// Ends a reading made for a report: survivors, their change and growth.
     pub fn finish(&mut self, ages: &Ages, now: Duration) {
-        for site in self.sites.values_mut() {
+        self.forget_idle_sites();
+        for site in self.processes.values_mut().flat_map(HashMap::values_mut) {
             site.allocated = Amount {
                 bytes: site.taken_over.bytes.wrapping_add(site.in_rows.bytes),
                 blocks: site.taken_over.blocks.wrapping_add(site.in_rows.blocks),
@@ -130,14 +142,34 @@ impl Ledger {
 
     /// Keeps the totals of a row that is about to be recycled.
     pub fn take_over(&mut self, row: &Row) {
-        let site = self.sites.entry(key_of(row)).or_default();
+        let site = self.site(key_of(row));
         site.taken_over.bytes = site.taken_over.bytes.wrapping_add(row.total_bytes);
         site.taken_over.blocks = site.taken_over.blocks.wrapping_add(row.total_blocks);
     }
 
+    /// Makes room: what sites without live blocks have ever allocated is kept in one sum for each process.
+    fn forget_idle_sites(&mut self) {
+        if self.processes.values().map(HashMap::len).sum::<usize>() <= self.cap {
+            return;
+        }
+        for (serial, sites) in &mut self.processes {
+            let nowhere = SiteKey { stack_id: 0, serial: *serial, domain: 0 };
+            let mut kept = sites.remove(&nowhere).unwrap_or_default();
+            let idle = sites.extract_if(|_, site| site.cells.is_none());
+            for (_, site) in idle {
+                kept.taken_over = kept.taken_over.plus(site.taken_over);
+            }
+            sites.insert(nowhere, kept);
+        }
+    }
+
+    fn site(&mut self, key: SiteKey) -> &mut SiteState {
+        self.processes.entry(key.serial).or_default().entry(key).or_default()
+    }
+
     /// Every site of one process image.
     pub fn of_process(&self, serial: u32) -> impl Iterator<Item = (&SiteKey, &SiteState)> {
-        self.sites.iter().filter(move |(key, _)| key.serial == serial)
+        self.processes.get(&serial).into_iter().flatten()
     }
 
     /// Live blocks of one process image in the pools of CPython's small-object allocator.
@@ -154,12 +186,12 @@ impl Ledger {
 
     /// One site.
     pub fn get(&self, key: &SiteKey) -> Option<&SiteState> {
-        self.sites.get(key)
+        self.processes.get(&key.serial)?.get(key)
     }
 
     /// Forgets a process image.
     pub fn forget(&mut self, serial: u32) {
-        self.sites.retain(|key, _| key.serial != serial);
+        self.processes.remove(&serial);
     }
 }
 
@@ -201,6 +233,24 @@ mod tests {
         };
         row.cells[cell] = Cell { bytes, blocks: 1 };
         row
+    }
+
+    #[test]
+    fn past_the_cap_idle_sites_become_one_sum() {
+        let second = Duration::from_secs(1);
+        let epochs = Epochs::new(second, second);
+        let ages = Ages::new(&epochs, second, second);
+        let mut ledger = Ledger { cap: 4, ..Ledger::default() };
+        (1..=5).for_each(|stack_id| ledger.take_over(&row(stack_id, 0, 100)));
+        ledger.begin();
+        ledger.read_row(&row(5, 0, 50));
+        ledger.finish(&ages, second);
+        let allocated =
+            |ledger: &Ledger| ledger.of_process(1).map(|(_, site)| site.allocated.bytes).sum::<u64>();
+        assert_eq!((ledger.of_process(1).count(), allocated(&ledger)), (2, 550));
+        let key = |stack_id| SiteKey { stack_id, serial: 1, domain: 0 };
+        assert_eq!(ledger.get(&key(5)).map(|site| site.allocated.bytes), Some(150));
+        assert_eq!(ledger.get(&key(4)).map(|site| site.allocated.bytes), None);
     }
 
     #[test]

@@ -4,8 +4,10 @@
 pub mod flamegraph;
 pub mod folded;
 pub mod group;
+mod heading;
 pub mod human;
 pub mod json;
+pub mod merge;
 pub mod model;
 pub mod output;
 pub mod path;

@@ -35,8 +35,11 @@ pub struct Report {
     pub merge: MergeBy,
     /// How closely allocations were looked at.
     pub detail: Detail,
-    /// One entry per process image, the largest survivors first.
+    /// One entry per process image, the largest survivors first: those that run, and those of note that have ended since
+    /// the last report.
     pub processes: Vec<ProcessReport>,
+    /// All those that have ended and are not among `processes`. Together they are everything that was traced.
+    pub ended: EndedProcesses,
     /// What this report does not know.
     pub truth: Truth,
 }
@@ -84,6 +87,47 @@ pub enum GroupBy {
     Function,
     /// Same innermost source line outside the allocator.
     Line,
+}
+
+/// Processes that came into scope while tracing, in sum.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Newcomers {
+    /// Traced, from some time after they were made or from their first allocation on.
+    pub entered: u64,
+    /// Of these, traced from their first allocation on: there is no gap.
+    pub from_birth: u64,
+    /// Gone before they were traced: what they allocated is not known, and went with them.
+    pub short_lived: u64,
+    /// Could not be traced.
+    pub refused: u64,
+    /// Why, for the last of these.
+    pub last_refusal: Option<String>,
+    /// Made, and not old enough to be traced yet.
+    pub waiting: u64,
+    /// Times between being made and being traced, of the latest 4,096 that have such a gap; `None`: there were none.
+    pub gaps: Option<Gaps>,
+}
+
+/// How long newcomers went untraced, milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Gaps {
+    /// Half of them at most that long.
+    pub p50_ms: f64,
+    /// 99 of 100 at most that long.
+    pub p99_ms: f64,
+    /// The longest.
+    pub max_ms: f64,
+}
+
+/// Process images that were traced, have ended, and are not listed any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndedProcesses {
+    /// How many.
+    pub processes: u64,
+    /// What they had allocated while traced.
+    pub allocated: Amount,
+    /// What of it they had not given back when they ended. The kernel has it now.
+    pub live_at_end: Amount,
 }
 
 /// How processes are put together.
@@ -165,6 +209,15 @@ pub struct Growth {
     pub observed_s: f64,
     /// For how many seconds, up to now, survivors have grown without falling back. 0: they do not grow.
     pub steady_s: f64,
+}
+
+impl Growth {
+    /// The growth of a sum: slopes add up, the times are those of the part that grows fastest. A part that does not grow
+    /// must not make the sum look unsteady, nor one that began a moment ago.
+    pub fn plus(self, other: Self) -> Self {
+        let fastest = if other.bytes_per_hour > self.bytes_per_hour { other } else { self };
+        Self { bytes_per_hour: self.bytes_per_hour + other.bytes_per_hour, ..fastest }
+    }
 }
 
 /// One process image: from attach (or exec) to exec or exit.
@@ -334,6 +387,10 @@ pub struct Truth {
     pub lost: Vec<Loss>,
     /// Frees of blocks that were never seen (born before tracing, unless something was lost).
     pub unmatched_frees: u64,
+    /// Frees by forked processes of blocks that their parents had allocated: neither leaks nor losses.
+    pub inherited_frees: u64,
+    /// Processes that came into scope while tracing.
+    pub newcomers: Newcomers,
     /// Stacks with live blocks that end early, by reason.
     pub truncated_stacks: BTreeMap<String, u64>,
     /// Stacks with live blocks.
@@ -346,6 +403,8 @@ pub struct Truth {
     pub live_map: Fullness,
     /// Fullness of the site table.
     pub rows: Fullness,
+    /// Other caps that were hit.
+    pub caps: Vec<CapHit>,
     /// Times in which allocations were not seen, in words.
     pub blind_windows: Vec<String>,
     /// Resident bytes of the processes when tracing began: memory this report cannot explain.
@@ -366,6 +425,17 @@ pub struct Truth {
     pub own_rss_bytes: u64,
     /// Kernel memory of the maps, bytes.
     pub map_bytes: u64,
+}
+
+/// A cap that was hit: from then on the report is less complete, or less exact, than it says it is otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CapHit {
+    /// What is capped, in words ("table of processes").
+    pub cap: String,
+    /// How often it refused.
+    pub refused: u64,
+    /// What was refused and what follows, in words that go behind that number ("processes are not traced").
+    pub consequence: String,
 }
 
 /// Events known to be lost.

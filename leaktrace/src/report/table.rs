@@ -57,11 +57,14 @@ fn scaled(bytes: f64) -> (f64, usize, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::group::group;
+    use crate::report::merge::{Bond, Unit};
     use crate::report::model::{Amount, Change, GroupBy, Growth, ProcessReport, SiteReport, SortKey};
 
     fn row_of(site: SiteReport) -> String {
         let process = ProcessReport { sites: vec![site], ..ProcessReport::default() };
-        row(1, "log.py:128", &super::super::group::group(&process, GroupBy::Line, SortKey::Bytes)[0])
+        let unit = Unit { bond: Bond::Process, processes: vec![&process] };
+        row(1, "log.py:128", &group(&unit, GroupBy::Line, SortKey::Bytes)[0])
     }
 
     #[test]

@@ -1,19 +1,24 @@
 //! The report for people: what survives, where it was allocated, how fast it grows, and what the report does not
 //! know. Read at night by somebody who did not write the program, so every line stands on its own.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 
 use super::group::{Group, group};
+use super::heading::{self, nothing_survives, resident, survivors};
 use super::human::{bytes, count, duration, plural, printable, signed_bytes, signed_count};
-use super::model::{Amount, GroupBy, ProcessReport, Report};
+use super::merge::{Bond, Unit, units};
+use super::model::{AgeClass, Amount, GroupBy, Report};
 use super::wording::{
-    Naming, age_line, amount, headline, nothing_survives, process_title, reason, recycled, resident, spell,
-    spell_function, spell_line, sum, survivors, time_of_day,
+    Naming, age_line, amount, headline, reason, recycled, spell, spell_function, spell_line, sum, time_of_day,
 };
 use super::{path::ShortPaths, table};
 
 /// Frames shown of one stack; `verbose` shows all.
 const FRAMES_SHOWN: usize = 24;
+
+/// Processes (or what is seen as one) that are shown however small [`Report::top`] is; never more than the larger of both.
+const UNITS_SHOWN: usize = 8;
 
 /// How the text is laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,21 +33,25 @@ pub struct TextOptions {
 
 /// Writes the report as text.
 pub fn render(report: &Report, options: &TextOptions, out: &mut dyn Write) -> io::Result<()> {
-    let processes: Vec<Ranked<'_>> = rank(report);
-    let paths = short_paths(report, &processes);
+    let units: Vec<Ranked<'_>> = rank(report);
+    let paths = short_paths(report, &units);
     let naming = if options.verbose { Naming::Whole } else { Naming::Short(&paths) };
-    let mut text = Text { report, options, naming, out };
+    let mut text = Text { report, options, naming, containers: HashSet::new(), out };
     text.header()?;
-    for process in &processes {
-        text.process(process)?;
+    let most = report.top.max(UNITS_SHOWN);
+    let (shown, hidden) = choose(&units, most);
+    for unit in shown {
+        text.unit(unit)?;
     }
-    text.not_shown(&processes)?;
+    text.hidden(&hidden)?;
+    text.ended()?;
+    text.not_shown(&units)?;
     text.truth()
 }
 
-/// A process with its groups; as many of the first ones are printed as there are ranks.
+/// A process, or what is seen as one, with its groups; as many of the first ones are printed as there are ranks.
 struct Ranked<'a> {
-    process: &'a ProcessReport,
+    unit: Unit<'a>,
     /// Groups with survivors, in the order of the report.
     groups: Vec<Group<'a>>,
     /// Rank in the whole report (from 1) of each group that is printed.
@@ -51,25 +60,24 @@ struct Ranked<'a> {
     young: Vec<Amount>,
 }
 
-/// Gives the groups with survivors one ranking over all processes, and cuts it at `report.top`.
+/// Gives the groups with survivors one ranking over all units, and cuts it at `report.top`.
 fn rank(report: &Report) -> Vec<Ranked<'_>> {
-    let mut ranked: Vec<Ranked<'_>> = report
-        .processes
-        .iter()
-        .map(|process| {
-            let groups = group(process, report.group_by, report.sort);
+    let mut ranked: Vec<Ranked<'_>> = units(report)
+        .into_iter()
+        .map(|unit| {
+            let groups = group(&unit, report.group_by, report.sort);
             let (groups, young): (Vec<_>, Vec<_>) =
                 groups.into_iter().partition(|group| !group.survivors.is_zero());
             let young = young.iter().map(|group| group.live).filter(|live| !live.is_zero()).collect();
-            Ranked { process, groups, ranks: Vec::new(), young }
+            Ranked { unit, groups, ranks: Vec::new(), young }
         })
         .collect();
     let mut order: Vec<(usize, &Group<'_>)> = Vec::new();
-    for (index, process) in ranked.iter().enumerate() {
-        order.extend(process.groups.iter().map(|group| (index, group)));
+    for (index, unit) in ranked.iter().enumerate() {
+        order.extend(unit.groups.iter().map(|group| (index, group)));
     }
     order.sort_by(|(a_index, a), (b_index, b)| a.cmp_by(b, report.sort).then(a_index.cmp(b_index)));
-    // Groups of a process are already in that order: the ranks it gets are those of its first groups.
+    // Groups of a unit are already in that order: the ranks it gets are those of its first groups.
     let owners: Vec<usize> = order.into_iter().take(report.top).map(|(index, _)| index).collect();
     for (rank, owner) in owners.into_iter().enumerate() {
         ranked[owner].ranks.push(rank + 1);
@@ -77,9 +85,20 @@ fn rank(report: &Report) -> Vec<Ranked<'_>> {
     ranked
 }
 
+/// At most so many units: those with a group that is shown, then those with the largest survivors; and the others.
+fn choose<'r, 'a>(units: &'r [Ranked<'a>], most: usize) -> (Vec<&'r Ranked<'a>>, Vec<&'r Ranked<'a>>) {
+    let ranked = units.iter().filter(|unit| !unit.ranks.is_empty()).count();
+    let mut room = most.saturating_sub(ranked);
+    units.iter().partition(|unit| {
+        let fits = room > 0 && unit.ranks.is_empty();
+        room -= usize::from(fits);
+        fits || !unit.ranks.is_empty()
+    })
+}
+
 /// Short names for the source files of everything that is shown.
-fn short_paths<'a>(report: &'a Report, processes: &[Ranked<'a>]) -> ShortPaths<'a> {
-    let shown = processes.iter().flat_map(|process| process.groups.iter().take(process.ranks.len()));
+fn short_paths<'a>(report: &'a Report, units: &[Ranked<'a>]) -> ShortPaths<'a> {
+    let shown = units.iter().flat_map(|unit| unit.groups.iter().take(unit.ranks.len()));
     ShortPaths::new(&report.application_roots(), shown.flat_map(|group| &group.largest.frames))
 }
 
@@ -87,10 +106,12 @@ struct Text<'a> {
     report: &'a Report,
     options: &'a TextOptions,
     naming: Naming<'a>,
+    /// IDs of the containers that were introduced.
+    containers: HashSet<&'a str>,
     out: &'a mut dyn Write,
 }
 
-impl Text<'_> {
+impl<'a> Text<'a> {
     fn header(&mut self) -> io::Result<()> {
         let report = self.report;
         let title = format!(
@@ -117,19 +138,18 @@ impl Text<'_> {
         Ok(())
     }
 
-    fn process(&mut self, ranked: &Ranked<'_>) -> io::Result<()> {
-        let process = ranked.process;
+    fn unit(&mut self, ranked: &Ranked<'a>) -> io::Result<()> {
+        let unit = &ranked.unit;
         writeln!(self.out)?;
-        self.bold(&process_title(process))?;
-        let survivors = match process.survivors.is_zero() {
-            true => nothing_survives(process, self.report),
-            false => survivors(process),
+        self.bold(&heading::title(unit))?;
+        self.introduce_container(unit)?;
+        let survivors = match unit.survivors().is_zero() {
+            true => nothing_survives(unit, self.report),
+            false => survivors(unit),
         };
         self.wrapped("    ", &survivors)?;
-        self.wrapped("    ", &format!("live {}; {}", amount(process.live), resident(process)))?;
-        if self.options.verbose && !process.command.is_empty() {
-            self.cut(&format!("    command: {}", printable(&process.command.join(" "))))?;
-        }
+        self.wrapped("    ", &format!("live {}; {}", amount(unit.live()), resident(unit)))?;
+        self.about_processes(unit)?;
         if self.report.group_by != GroupBy::Stack && !ranked.ranks.is_empty() {
             let min_age = duration(self.report.min_age_s);
             let legend =
@@ -139,29 +159,98 @@ impl Text<'_> {
         }
         for (rank, group) in ranked.ranks.iter().zip(&ranked.groups) {
             match self.report.group_by {
-                GroupBy::Stack => self.stack(*rank, group)?,
-                GroupBy::Function | GroupBy::Line => self.row(*rank, group)?,
+                GroupBy::Stack => self.stack(*rank, group, unit)?,
+                GroupBy::Function | GroupBy::Line => self.row(*rank, group, unit)?,
             }
         }
         Ok(())
     }
 
-    fn stack(&mut self, rank: usize, group: &Group<'_>) -> io::Result<()> {
+    /// What finds the container of a unit again, once in a report.
+    fn introduce_container(&mut self, unit: &Unit<'a>) -> io::Result<()> {
+        let container = match (unit.bond, unit.single()) {
+            (Bond::Container(container), _) => Some(container),
+            (_, Some(process)) => process.container.as_ref(),
+            _ => None,
+        };
+        match container.filter(|container| self.containers.insert(&container.id)) {
+            Some(container) => self.wrapped("    ", &heading::container(container)),
+            None => Ok(()),
+        }
+    }
+
+    fn about_processes(&mut self, unit: &Unit<'_>) -> io::Result<()> {
+        if let Some(members) = heading::members(unit) {
+            self.wrapped("    ", &members)?;
+        }
+        let Some(process) = unit.single() else { return Ok(()) };
+        if self.options.verbose && !process.command.is_empty() {
+            self.cut(&format!("    command: {}", printable(&process.command.join(" "))))?;
+        }
+        if let Some(late) = process.late_s.filter(|_| self.options.verbose) {
+            writeln!(self.out, "    traced from {} after it was made", duration(late))?;
+        }
+        Ok(())
+    }
+
+    /// Units that are not shown, in sum.
+    fn hidden(&mut self, hidden: &[&Ranked<'_>]) -> io::Result<()> {
+        if hidden.is_empty() {
+            return Ok(());
+        }
+        let units = || hidden.iter().map(|ranked| &ranked.unit);
+        let processes: usize = units().map(|unit| unit.processes.len()).sum();
+        let (_, survivors) = sum(units().map(Unit::survivors));
+        let (_, live) = sum(units().map(Unit::live));
+        let rss = units().filter_map(Unit::rss_bytes).fold(0, u64::saturating_add);
+        let who = match processes {
+            1 => "1 more process".to_owned(),
+            processes => format!("{} more processes", count(processes as u64)),
+        };
+        let sums = format!(
+            "and {who} not shown: survivors {}, live {}, RSS {} in sum",
+            amount(survivors),
+            amount(live),
+            bytes(rss)
+        );
+        writeln!(self.out)?;
+        self.wrapped("", &sums)
+    }
+
+    /// Processes that have ended and are listed no more, in sum.
+    fn ended(&mut self) -> io::Result<()> {
+        let ended = self.report.ended;
+        if ended.processes == 0 {
+            return Ok(());
+        }
+        let sums = format!(
+            "ended before: {} that had allocated {} while traced; {} not given back went with them",
+            heading::plural_processes(ended.processes),
+            amount(ended.allocated),
+            amount(ended.live_at_end)
+        );
+        writeln!(self.out)?;
+        self.wrapped("", &sums)
+    }
+
+    fn stack(&mut self, rank: usize, group: &Group<'_>, unit: &Unit<'_>) -> io::Result<()> {
         writeln!(self.out)?;
         self.bold(&headline(rank, group, self.report.min_age_s))?;
+        self.split(group, unit)?;
         if self.options.verbose {
             self.details(group)?;
-            self.ages(group)?;
+            self.ages(&group.ages())?;
         }
         self.recycled(group)?;
         self.frames("    ", group)
     }
 
     /// A row of the table; its callers only on demand, so that the table stays one.
-    fn row(&mut self, rank: usize, group: &Group<'_>) -> io::Result<()> {
+    fn row(&mut self, rank: usize, group: &Group<'_>, unit: &Unit<'_>) -> io::Result<()> {
         let spell = if self.report.group_by == GroupBy::Line { spell_line } else { spell_function };
         let name = group.named_after.map_or("[no stack]".to_owned(), |frame| spell(frame, self.naming));
         self.bold(&table::row(rank, &name, group))?;
+        self.split(group, unit)?;
         if self.options.verbose {
             self.details(group)?;
         }
@@ -169,13 +258,21 @@ impl Text<'_> {
         if !self.options.verbose {
             return Ok(());
         }
-        if group.sites > 1 {
+        if group.members.len() > 1 {
             let largest = bytes(group.largest.survivors.bytes);
-            let stacks = count(group.sites as u64);
+            let stacks = count(group.members.len() as u64);
             writeln!(self.out, "    from {stacks} stacks; {largest} from the largest:")?;
         }
-        self.ages(group)?;
+        self.ages(&group.largest.ages)?;
         self.frames("      ", group)
+    }
+
+    /// Whose the blocks of a group are, where that is not plain from the heading.
+    fn split(&mut self, group: &Group<'_>, unit: &Unit<'_>) -> io::Result<()> {
+        if unit.single().is_some() {
+            return Ok(());
+        }
+        self.wrapped("    ", &heading::split(unit, &group.split(), self.options.verbose))
     }
 
     fn recycled(&mut self, group: &Group<'_>) -> io::Result<()> {
@@ -205,7 +302,7 @@ impl Text<'_> {
     }
 
     fn details(&mut self, group: &Group<'_>) -> io::Result<()> {
-        let id = match group.sites {
+        let id = match group.members.len() {
             1 => format!("{}, stack {:#018x}", printable(&group.largest.domain), group.largest.stack_id),
             sites => format!("{} sites", count(sites as u64)),
         };
@@ -219,27 +316,27 @@ impl Text<'_> {
         self.wrapped("    | ", &details)
     }
 
-    fn ages(&mut self, group: &Group<'_>) -> io::Result<()> {
-        for age in group.largest.ages.iter().filter(|age| !age.live.is_zero()) {
+    fn ages(&mut self, ages: &[AgeClass]) -> io::Result<()> {
+        for age in ages.iter().filter(|age| !age.live.is_zero()) {
             writeln!(self.out, "    | {}", age_line(age))?;
         }
         Ok(())
     }
 
-    fn not_shown(&mut self, ranked: &[Ranked<'_>]) -> io::Result<()> {
+    fn not_shown(&mut self, units: &[Ranked<'_>]) -> io::Result<()> {
         writeln!(self.out)?;
         let noun = match self.report.group_by {
             GroupBy::Stack => "site",
             GroupBy::Function => "function",
             GroupBy::Line => "line",
         };
-        let cut = ranked.iter().flat_map(|process| process.groups.iter().skip(process.ranks.len()));
+        let cut = units.iter().flat_map(|unit| unit.groups.iter().skip(unit.ranks.len()));
         let (sites, held) = sum(cut.map(|group| group.survivors));
         if sites > 0 {
             let who = plural(sites, &format!("more {noun}"));
             writeln!(self.out, "{who} with survivors not shown: {} (see --top)", amount(held))?;
         }
-        let (sites, held) = sum(ranked.iter().flat_map(|process| process.young.iter().copied()));
+        let (sites, held) = sum(units.iter().flat_map(|unit| unit.young.iter().copied()));
         if sites > 0 {
             writeln!(self.out, "{} without survivors not shown: {} live", plural(sites, noun), amount(held))?;
         }

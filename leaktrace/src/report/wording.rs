@@ -3,62 +3,9 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::group::Group;
-use super::human::{MAX_NAME, base_name, bytes, cut_middle, duration, plural, printable, rate, signed_bytes};
-use super::model::{AgeClass, Amount, Frame, Growth, ProcessReport, Reason, Report};
+use super::human::{MAX_NAME, base_name, bytes, cut_middle, duration, plural, printable, rate};
+use super::model::{AgeClass, Amount, Frame, Growth, Reason};
 use super::path::ShortPaths;
-
-pub(super) fn process_title(process: &ProcessReport) -> String {
-    let title = format!("{} (PID {})", printable(&process.name), process.pid);
-    match &process.ended {
-        Some(how) => format!("{title}: {}", printable(how)),
-        None => title,
-    }
-}
-
-pub(super) fn survivors(process: &ProcessReport) -> String {
-    format!(
-        "survivors {} ({} since the last report), {}",
-        amount(process.survivors),
-        signed_bytes(process.survivors_change.bytes),
-        growth(process.growth)
-    )
-}
-
-pub(super) fn resident(process: &ProcessReport) -> String {
-    let now = if process.ended.is_some() { "last RSS" } else { "RSS" };
-    match (process.rss_bytes, process.rss_at_attach_bytes) {
-        (Some(rss), Some(before)) => {
-            let change = i128::from(rss) - i128::from(before);
-            let change = i64::try_from(change).unwrap_or(i64::MAX);
-            format!("{now} {} ({} since tracing began)", bytes(rss), signed_bytes(change))
-        }
-        (Some(rss), None) => format!("{now} {}", bytes(rss)),
-        _ => "RSS unknown".to_owned(),
-    }
-}
-
-/// Why there is nothing to show: the reader must be able to tell "too early" from "no leak" from "not seen".
-pub(super) fn nothing_survives(process: &ProcessReport, report: &Report) -> String {
-    let min_age = duration(report.min_age_s);
-    if process.allocated.is_zero() {
-        return format!(
-            "No survivors: not one allocation was seen. The process is idle, or it allocates in a way that is not \
-             hooked; `leaktrace doctor -p {}` shows what is.",
-            process.pid
-        );
-    }
-    if process.live.is_zero() {
-        let allocated = plural(process.allocated.blocks, "block");
-        return format!("No survivors: of the {allocated} allocated while traced, every one was freed.");
-    }
-    if report.elapsed_s < report.min_age_s {
-        return format!(
-            "No survivors yet: too early. A block counts once it is older than {min_age}, and tracing began {} ago.",
-            duration(report.elapsed_s)
-        );
-    }
-    format!("No survivors: everything live is younger than {min_age}; what was older has been freed.")
-}
 
 pub(super) fn headline(rank: usize, group: &Group<'_>, min_age_s: f64) -> String {
     let survivors = group.survivors;
@@ -98,7 +45,7 @@ pub(super) fn sum(amounts: impl Iterator<Item = Amount>) -> (u64, Amount) {
     amounts.fold((0, Amount::default()), |(count, sum), amount| (count + 1, sum.plus(amount)))
 }
 
-fn growth(growth: Option<Growth>) -> String {
+pub(super) fn growth(growth: Option<Growth>) -> String {
     let Some(growth) = growth else { return "too early to tell growth".to_owned() };
     let slope = rate(growth.bytes_per_hour);
     // Less than a byte an hour is the noise of a fit through a flat line.

@@ -184,6 +184,12 @@ pub struct Truth {
     /// Resident bytes of the tracer itself.
     #[serde(default)]
     pub own_rss_bytes: i64,
+    /// Processor seconds that the tracer itself has used.
+    #[serde(default)]
+    pub own_cpu_s: f64,
+    /// Bytes of its maps.
+    #[serde(default)]
+    pub map_bytes: i64,
 }
 
 /// Known losses of one cause.
