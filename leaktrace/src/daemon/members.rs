@@ -11,8 +11,7 @@ impl Tracer {
     /// Enters everything that is in scope now.
     pub(super) fn enter_members(&mut self) {
         let members = self.scope.members();
-        let processes = if members.len() == 1 { "process" } else { "processes" };
-        eprintln!("leaktrace: {}: {} {processes}", self.scope.title(), members.len());
+        eprintln!("leaktrace: {}", self.scope.announcement(members.len()));
         let mut refused = Vec::new();
         for pid in members {
             match self.enter(pid) {

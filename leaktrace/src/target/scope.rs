@@ -14,6 +14,7 @@ use crate::{
     process::{
         self, Cgroup, PidNamespace, ProcessError, RunState, cgroup::Mounts, namespace::NamespaceError, status,
     },
+    report::human::printable,
 };
 
 /// Which processes are to be traced.
@@ -72,7 +73,8 @@ impl Group {
 
     fn title(&self) -> String {
         match self {
-            Self::Cgroup(cgroup) => format!("cgroup {}", cgroup.place.path.display()),
+            // Whoever makes a cgroup chooses its name.
+            Self::Cgroup(cgroup) => format!("cgroup {}", printable(&cgroup.place.path.to_string_lossy())),
             Self::Namespace(namespace) => format!("PID namespace {}", namespace.inode()),
             Self::Process(init) => format!("process {}", init.pid),
         }
@@ -148,10 +150,18 @@ impl Scope {
         match &self.kind {
             Kind::Container { container, .. } => {
                 let runtime = container.runtime.as_deref().unwrap_or("unknown runtime");
-                format!("{} ({runtime} {})", self.name(), container.short_id())
+                match container.short_id() {
+                    id if id == container.short() => format!("{} ({runtime})", self.name()),
+                    id => format!("{} ({runtime} {id})", self.name()),
+                }
             }
             _ => self.name(),
         }
+    }
+
+    /// What is said of it before its processes are.
+    pub fn announcement(&self, processes: usize) -> String {
+        format!("{}: {processes} {}", self.title(), if processes == 1 { "process" } else { "processes" })
     }
 
     /// The same in as few words as possible.

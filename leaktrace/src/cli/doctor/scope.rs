@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use crate::{
     cli::Failure,
     process::Identity,
+    report::human::printable,
     target::{Container, Scope, TargetSpec},
 };
 
@@ -26,7 +27,7 @@ pub(super) fn print(spec: &TargetSpec, out: &mut impl Write) -> Result<Scope, Fa
 fn print_scope(scope: &Scope, out: &mut impl Write) -> io::Result<()> {
     let mut members = scope.members();
     members.sort_unstable();
-    writeln!(out, "\n{}: {} processes", scope.title(), members.len())?;
+    writeln!(out, "\n{}", scope.announcement(members.len()))?;
     if let Some(container) = scope.container() {
         print_container(container, out)?;
     }
@@ -55,7 +56,6 @@ fn print_container(container: &Container, out: &mut impl Write) -> io::Result<()
 fn print_process(identity: &Identity, out: &mut impl Write) -> io::Result<()> {
     let inside = identity.namespace_pids.last().copied().unwrap_or(identity.pid);
     // A process chooses its name and its command line: nothing in them may move the cursor.
-    let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
-    let command: String = plain(&identity.command.join(" ")).chars().take(MAX_COMMAND).collect();
-    writeln!(out, "  {:>8}  {inside:>8}  {:15}  {command}", identity.pid, plain(&identity.name))
+    let command: String = printable(&identity.command.join(" ")).chars().take(MAX_COMMAND).collect();
+    writeln!(out, "  {:>8}  {inside:>8}  {:15}  {command}", identity.pid, printable(&identity.name))
 }

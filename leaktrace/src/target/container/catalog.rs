@@ -14,16 +14,21 @@ use super::{
     roots::{Roots, Stamp},
     spelling::{self, Spelled},
 };
-use crate::process::{
-    PidNamespace, RunState,
-    cgroup::{self, Mounts, Place},
-    namespace, status,
+use crate::{
+    process::{
+        PidNamespace, RunState,
+        cgroup::{self, Mounts, Place},
+        namespace, status,
+    },
+    report::human::printable,
 };
 
 /// How long it is taken for granted that no container was made or removed.
 const FRESH: Duration = Duration::from_millis(20);
 /// How often records that may not be complete are read again.
 const REREAD: Duration = Duration::from_millis(100);
+/// Longest name that is believed, bytes.
+const MAX_NAME: usize = 256;
 /// Answers remembered.
 const MAX_ANSWERS: usize = 16_384;
 
@@ -212,7 +217,11 @@ pub fn is_alive(init: Init) -> bool {
 }
 
 /// Looks at the processes of a container on record; `None`: whoever made the record cannot have made that container.
-fn know(record: Record, mounts: &Mounts) -> Option<Known> {
+fn know(mut record: Record, mounts: &Mounts) -> Option<Known> {
+    // Whoever makes a container chooses its names; they end up on terminals.
+    let is_plain = |name: &String| !name.is_empty() && name.len() <= MAX_NAME && printable(name) == *name;
+    record.names.retain(is_plain);
+    record.pod = record.pod.filter(is_plain);
     let init = record.init.filter(|init| is_alive(*init));
     if init.is_some_and(|init| record.owner != 0 && !belongs_to(init.pid, record.owner)) {
         return None;
