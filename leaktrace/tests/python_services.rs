@@ -4,54 +4,19 @@
 mod harness;
 
 use harness::{
-    Outcomes, Process, Report, Target, Tracer,
+    Found, Outcomes, Process, Target,
     output::Amount,
     service::{self, Leak, Load},
 };
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 /// Between two requests of a connection: busy, but not so much that the machine has no time to answer.
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// What one command gave: its text, and the same report for programs.
-struct Found {
-    text: String,
-    report: Report,
+/// `leaktrace trace -p PID ...`, for so many seconds.
+fn trace(target: &Target, seconds: u32, options: &[&str]) -> Outcomes<Found> {
+    Found::by_one_command(&["-p", &target.pid().to_string()], "5s", seconds, options)
 }
-
-impl Found {
-    /// `leaktrace trace -p PID --group-by line ...`, for so many seconds.
-    fn by_one_command(target: &Target, seconds: u32, options: &[&str]) -> Outcomes<Self> {
-        assert!(seconds < 60, "found within a minute");
-        let directory = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let file = directory.path().join("report.json");
-        let tracer = Tracer::bare().args(&["trace", "--group-by", "line", "--interval", "5s"]);
-        let tracer = tracer.args(&["--duration", &format!("{seconds}s"), "-p", &target.pid().to_string()]);
-        let outcome = tracer.args(options).arg("-o").arg(&file).start()?.await_end_within(PATIENCE)?;
-        if outcome.code() != 0 {
-            return Err(format!("exit code {}: {}", outcome.code(), outcome.stderr));
-        }
-        let json = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-        let report = serde_json::from_str(&json).map_err(|e| format!("{e}: {json:.400}"))?;
-        Ok(Self { text: outcome.stdout, report })
-    }
-
-    fn process(&self) -> Outcomes<&Process> {
-        self.report.only_process()
-    }
-
-    /// Fails unless the last report ranks this line first.
-    fn check_first(&self, file: &str, line: u32) -> Outcomes<()> {
-        let first = service::ranked_first(&self.text);
-        if first.as_ref().is_some_and(|(found, at)| found == file && *at == line) {
-            return Ok(());
-        }
-        Err(format!("{file}:{line} leaks, ranked first is {first:?}:\n{}", self.text))
-    }
-}
-
-/// Tracing takes a fixed time here; beyond that, attaching and detaching.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 fn ask_leak(target: &mut Target) -> Outcomes<Leak> {
     target.ask_json("leaked")
@@ -62,7 +27,7 @@ fn ask_leak(target: &mut Target) -> Outcomes<Leak> {
 fn root_clients_that_a_property_makes_at_each_call_are_found() -> Outcomes<()> {
     let mut target = service::start("worker_pool.py", &[])?;
     let before = ask_leak(&mut target)?;
-    let found = Found::by_one_command(&target, 20, &[])?;
+    let found = trace(&target, 20, &[])?;
     let after = ask_leak(&mut target)?;
     let line = after.line("client")?;
     found.check_first("worker_pool.py", line)?;
@@ -83,7 +48,7 @@ fn root_timings_that_nothing_clears_are_found() -> Outcomes<()> {
     let mut load = Load::start(&mut target, PAUSE)?;
     load.await_more(500)?;
     let before = ask_leak(&mut target)?;
-    let found = Found::by_one_command(&target, 25, &[])?;
+    let found = trace(&target, 25, &[])?;
     let after = ask_leak(&mut target)?;
     load.check()?;
     found.check_first("metrics.py", after.line("floats")?)?;
@@ -113,7 +78,7 @@ fn root_one_leaked_object_a_second_is_found() -> Outcomes<()> {
     let mut load = Load::start(&mut target, PAUSE)?;
     load.await_more(500)?;
     let before = ask_leak(&mut target)?;
-    let found = Found::by_one_command(&target, 50, &["--sort", "growth"])?;
+    let found = trace(&target, 50, &["--sort", "growth"])?;
     let after = ask_leak(&mut target)?;
     load.check()?;
     let made = after.leaked - before.leaked;
@@ -132,7 +97,7 @@ fn root_files_that_a_result_cache_keeps_are_found() -> Outcomes<()> {
     let mut target = service::start("django_command.py", &["6000", "0.006"])?;
     // It takes longer than it is traced.
     assert!(target.ask_json::<bool>("go")?);
-    let found = Found::by_one_command(&target, 20, &[])?;
+    let found = trace(&target, 20, &[])?;
     let after = ask_leak(&mut target)?;
     let line = after.line("filled")?;
     found.check_first("storage.py", line)?;

@@ -50,6 +50,8 @@ const TEST: &[Package] = &[
     Package { name: "debootstrap", why: "fetches the Pythons of other suites of Debian" },
     Package { name: "debian-archive-keyring", why: "tells that they are Debian's" },
     Package { name: "musl-tools", why: "programs with another C library to trace" },
+    Package { name: "crun", why: "starts containers whose services are traced" },
+    Package { name: "runc", why: "starts containers as most engines do" },
     Package { name: "golang-go", why: "its pprof tool opens the profiles that leaktrace writes" },
 ];
 

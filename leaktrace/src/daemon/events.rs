@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     cli::Failure,
-    kernel::{Attachment, StackRecord},
+    kernel::StackRecord,
     ledger::MappingLabel,
     object::address::AbsoluteAddress,
     process::{Identity, RunState, exit},
@@ -301,8 +301,9 @@ impl Tracer {
         // What its own files say of generated code is read while they can be reached.
         self.frames.process_ending(serial);
         image.python.release();
-        image.hooks = Attachment::default();
-        image.linker = Attachment::default();
+        let links = vec![std::mem::take(&mut image.hooks), std::mem::take(&mut image.linker)];
+        self.placements.closer.close(links);
+        image.batches.clear();
         self.last_end = Some(how.to_owned());
         let pid = image.pid;
         if self.kernel.target(pid).is_some_and(|entry| entry.serial == serial) {

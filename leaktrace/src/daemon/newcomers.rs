@@ -121,6 +121,15 @@ impl Newcomers {
         }
     }
 
+    /// Remembers that a process cannot be traced.
+    pub(super) fn refuse(&mut self, pid: u32, failure: &Failure) {
+        tracing::info!("process {pid} is not traced: {failure}");
+        self.statistics.refused += 1;
+        self.statistics.last_refusal = Some(failure.to_string());
+        let start = Identity::read(pid).map_or(0, |identity| identity.start_ticks);
+        self.refused.insert(pid, start);
+    }
+
     /// Whether any are waited for.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -212,12 +221,8 @@ impl Tracer {
                 self.remove_entry(pid, newcomer.serial);
             }
             Err(failure) => {
-                tracing::info!("process {pid} is not traced: {failure}");
                 self.remove_entry(pid, newcomer.serial);
-                self.newcomers.statistics.refused += 1;
-                self.newcomers.statistics.last_refusal = Some(failure.to_string());
-                let start = Identity::read(pid).map_or(0, |identity| identity.start_ticks);
-                self.newcomers.refused.insert(pid, start);
+                self.newcomers.refuse(pid, &failure);
             }
         }
     }
@@ -244,14 +249,13 @@ impl Tracer {
             return;
         }
         let known: std::collections::HashSet<u32> = self.images.values().map(|image| image.pid).collect();
-        for pid in self.scope.members() {
-            if known.contains(&pid)
+        let is_known = |pid: u32| {
+            known.contains(&pid)
                 || self.newcomers.waiting.contains_key(&pid)
                 || self.newcomers.refused.contains_key(&pid)
                 || self.replaced.contains_key(&pid)
-            {
-                continue;
-            }
+        };
+        for pid in self.scope.members_except(is_known) {
             let newcomer = Newcomer { serial: 0, parent: 0, born: monotonic(), shares_memory: false };
             self.newcomers.add(pid, newcomer);
         }

@@ -226,19 +226,6 @@ impl Tracer {
         self.attach_new(image, points)
     }
 
-    /// Places probes that are not there yet.
-    pub(super) fn attach_new(
-        &mut self,
-        image: &mut Image,
-        points: Vec<AttachPoint>,
-    ) -> Result<(), KernelError> {
-        let new: Vec<AttachPoint> =
-            points.into_iter().filter(|point| !image.probed.contains(&place(point))).collect();
-        image.hooks.merge(self.kernel.attach(image.pid, &new)?);
-        image.probed.extend(new.iter().map(place));
-        Ok(())
-    }
-
     /// A collection has opened an image's free lists.
     pub(super) fn close_lists_again(&mut self, serial: u32) {
         if let Some(image) = self.images.get_mut(&serial) {
@@ -280,8 +267,7 @@ impl Tracer {
         let (_, points) = discover::attach_points(plan);
         let (frees, others) =
             points.into_iter().partition::<Vec<_>, _>(|point| point.cookie.kind == kind::FREE);
-        self.attach_new(image, frees)?;
-        self.attach_new(image, others)
+        self.attach_first_and_then(image, frees, others)
     }
 
     /// Watches for the moment at which an interpreter is set up.
@@ -290,9 +276,8 @@ impl Tracer {
             return;
         }
         for point in set_up_points(image) {
-            match self.kernel.attach(image.pid, &[point]) {
-                Ok(attachment) => image.linker.merge(attachment),
-                Err(error) => tracing::debug!("{SET_UP} of process {} is not probed: {error}", image.pid),
+            if let Err(error) = self.attach_set_up(image, point) {
+                tracing::debug!("{SET_UP} of process {} is not probed: {error}", image.pid);
             }
         }
     }
@@ -494,10 +479,6 @@ fn redirect(image: &mut Image, changes: &[SlotChange]) -> Result<(), String> {
     );
     image.python.redirection = Some(redirection);
     Ok(())
-}
-
-fn place(point: &AttachPoint) -> (std::path::PathBuf, u64) {
-    (point.path.clone(), point.offset.0)
 }
 
 /// Opens free lists that a killed tracer has left closed.

@@ -16,6 +16,7 @@ use super::{
     epoch_keeper::EpochKeeper,
     merging::Unmerged,
     newcomers::{NEWBORNS, Newcomers},
+    placement::{Circumstances, Placements},
     recycle::Recycler,
     stacks::Stacks,
 };
@@ -62,6 +63,7 @@ pub struct Tracer {
     pub(super) rings: Rings,
     pub(super) sweeper: Sweeper,
     pub(super) costs: CostTable,
+    pub(super) placements: Placements,
     pub(super) replaced: HashMap<u32, Replaced>,
     pub(super) retired: HashSet<u32>,
     pub(super) sweeping: bool,
@@ -114,6 +116,8 @@ impl Tracer {
             LinkMode::Multi => kernel.calibrate()?,
             LinkMode::Perf => CostTable::default(),
         };
+        let circumstances = circumstances(&plan, &scope, &mut kernel)?;
+        eprintln!("leaktrace: {}", circumstances.sentence(&costs));
         let cache = match plan.unwind {
             UnwindMode::Tables => plan.unwind_cache.as_deref().and_then(open_cache),
             UnwindMode::FramePointers => None,
@@ -156,6 +160,7 @@ impl Tracer {
             rings,
             sweeper,
             costs,
+            placements: Placements::new(&circumstances),
         };
         tracer.kernel.control.set_newborns(NEWBORNS);
         tracer.clean_up_leftovers();
@@ -168,7 +173,7 @@ impl Tracer {
             TargetSpec::Pids(pids) => pids.into_iter().try_for_each(|pid| self.enter(pid)),
             TargetSpec::Command(words) => self.start_command(&words).await,
             _ => {
-                self.look_through_scope();
+                self.enter_members();
                 Ok(())
             }
         }
@@ -195,6 +200,21 @@ fn may_be_python(target: &TargetSpec, finder: &mut Finder) -> bool {
     pids.iter().any(|pid| {
         let mappings = maps::read(*pid).unwrap_or_default();
         !matches!(finder.find(*pid, &mappings), Ok(None))
+    })
+}
+
+/// What the placement of probes depends on. Whether return probes are safe in everybody is tried on a child of ours.
+fn circumstances(plan: &TracePlan, scope: &Scope, kernel: &mut Kernel) -> Result<Circumstances, Failure> {
+    let processes = match &plan.target {
+        TargetSpec::Command(_) => 1,
+        _ => scope.members().len(),
+    };
+    Ok(Circumstances {
+        processes,
+        whole_host: plan.target == TargetSpec::All,
+        strict: plan.strict_scope,
+        forced: plan.placement,
+        returns_are_safe: plan.strict_scope || kernel.return_probes_survive_filters()?,
     })
 }
 

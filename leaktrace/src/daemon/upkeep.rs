@@ -49,6 +49,7 @@ impl Tracer {
         self.code.keep_house(&mut self.kernel.code);
         self.tables_made();
         self.sweep();
+        self.look_after_links();
         self.watch_losses();
         self.refill_log();
         let some = self.next_images();
@@ -167,6 +168,9 @@ impl Tracer {
             return None;
         }
         let how = self.scope.has_ended()?;
+        if self.scope.is_open() {
+            return Some(Ending::ScopeGone(how));
+        }
         Some(Ending::TargetGone(self.last_end.clone().unwrap_or(how)))
     }
 
@@ -192,7 +196,9 @@ impl Tracer {
             attachments.extend([std::mem::take(&mut image.hooks), std::mem::take(&mut image.linker)]);
         }
         attachments.extend(self.replaced.drain().map(|(_, replaced)| replaced.linker));
+        attachments.extend(self.placements.take_all());
         close_together(attachments);
+        self.placements.closer.finish();
         if let (Ending::Signal(signal), Some((pid, ended))) = (ending, &mut self.command)
             && matches!(ended.try_recv(), Err(TryRecvError::Empty))
         {

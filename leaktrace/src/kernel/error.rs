@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+use super::AttachScope;
+
 /// A failure on the kernel boundary.
 #[derive(Debug, Error)]
 pub enum KernelError {
@@ -17,7 +19,7 @@ pub enum KernelError {
     },
     /// Not permitted.
     #[error(
-        "the kernel does not permit {what}: {reason}; run leaktrace as root or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_RESOURCE"
+        "the kernel does not permit {what}: {reason}; run leaktrace as root or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_CHECKPOINT_RESTORE and CAP_SYS_RESOURCE"
     )]
     NotPermitted {
         /// What was tried.
@@ -29,14 +31,14 @@ pub enum KernelError {
     #[error("this kernel cannot do what leaktrace needs: {0}")]
     Unsupported(String),
     /// Probes could not be placed.
-    #[error("could not place {count} probe(s) in {path} for process {pid}: {reason}")]
+    #[error("could not place {count} probe(s) in {path} for {scope}: {reason}")]
     Attach {
         /// How many.
         count: usize,
         /// File.
         path: PathBuf,
-        /// Process.
-        pid: u32,
+        /// For whom.
+        scope: AttachScope,
         /// The kernel's error.
         reason: String,
     },

@@ -14,6 +14,7 @@ use object::pod;
 use super::address::{FileOffset, VirtualOffset};
 use super::dynamic::Dynamic;
 use super::note::{self, BuildId};
+use super::remembered::FileIdentity;
 pub use super::source::ElfError;
 use super::source::Source;
 
@@ -94,6 +95,11 @@ impl Elf {
         let machine = header.e_machine.get(E).0;
         let sections = OnceLock::new();
         Ok(Self { source, kind, machine, program_headers, section_header: header, sections })
+    }
+
+    /// Which file it is, and as of when: what is found in it may be remembered by that.
+    pub fn identity(&self) -> FileIdentity {
+        self.source.identity()
     }
 
     /// The path it was opened by.

@@ -3,10 +3,13 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use super::open::open_regular;
+use super::remembered::FileIdentity;
 
 /// Why an object could not be read. Every message names the file.
 #[derive(Debug, Error)]
@@ -82,16 +85,16 @@ pub struct Source {
     file: File,
     path: PathBuf,
     length: u64,
+    identity: FileIdentity,
 }
 
 impl Source {
     /// Opens a regular file. Never blocks on a pipe or device that stands in its place.
     pub fn open(path: &Path) -> Result<Self, ElfError> {
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(path)
-            .map_err(|source| ElfError::Io { path: path.to_owned(), source })?;
+        let file = open_regular(path).map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidInput => ElfError::NotAFile { path: path.to_owned() },
+            _ => ElfError::Io { path: path.to_owned(), source },
+        })?;
         Self::from_file(file, path)
     }
 
@@ -103,7 +106,7 @@ impl Source {
             Err(source) => return Err(ElfError::Io { path, source }),
         };
         match metadata.is_file() {
-            true => Ok(Self { file, path, length: metadata.len() }),
+            true => Ok(Self { file, path, length: metadata.len(), identity: FileIdentity::of(&metadata) }),
             false => Err(ElfError::NotAFile { path }),
         }
     }
@@ -111,6 +114,11 @@ impl Source {
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Which file it is, and as of when.
+    pub fn identity(&self) -> FileIdentity {
+        self.identity
     }
 
     /// Bytes in the file when it was opened.

@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::address::{FileOffset, VirtualOffset};
 use super::dynamic::Dynamic;
 use super::elf::{E, Elf, ElfError, first, read_table};
+use super::remembered::Remembered;
 
 const MAX_STRINGS: u64 = 256 << 20;
 const MAX_HASH: u64 = 64 << 20;
@@ -17,8 +18,17 @@ const CHUNK: u64 = 16 * 1024;
 /// 24 bytes each: 384 MiB of table.
 const MAX_SYMBOLS: u64 = 16 << 20;
 
+/// Answers that are remembered: a few for each object.
+const MAX_ANSWERS: usize = 16 * 1024;
+
+/// One answer for each name.
+type Answers = Vec<Result<Symbol, Absence>>;
+
+/// What was asked of which file before.
+static ANSWERS: Remembered<(Table, Kind, String), Answers> = Remembered::new(MAX_ANSWERS);
+
 /// Which symbol table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
     /// What the dynamic linker sees.
     Dynamic,
@@ -36,7 +46,7 @@ pub struct Symbol {
 }
 
 /// What a symbol has to stand for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Function,
     Variable,
@@ -93,12 +103,12 @@ impl Elf {
         self.look_up(table, Kind::Variable, names)
     }
 
-    fn look_up(
-        &self,
-        table: Table,
-        kind: Kind,
-        names: &[&str],
-    ) -> Result<Vec<Result<Symbol, Absence>>, ElfError> {
+    fn look_up(&self, table: Table, kind: Kind, names: &[&str]) -> Result<Answers, ElfError> {
+        ANSWERS
+            .or_find(self.identity(), (table, kind, names.join("\n")), || self.search_all(table, kind, names))
+    }
+
+    fn search_all(&self, table: Table, kind: Kind, names: &[&str]) -> Result<Answers, ElfError> {
         let location = match table {
             Table::Dynamic => self.dynamic_table()?,
             Table::Full => self.table_by_section(elf::SHT_SYMTAB)?,

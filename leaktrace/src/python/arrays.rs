@@ -9,8 +9,10 @@
 //! Lists of linked objects are kept closed (see `free_lists`), but a full collection opens them until they are closed again. For
 //! that moment the places are probed at which the pointer to a list's first object is compared with null.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::convert::Infallible;
+use std::ops::{Deref, Range};
 
 use iced_x86::{Code as Form, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use leaktrace_common::{
@@ -23,6 +25,7 @@ use thiserror::Error;
 use super::{Interpreter, text::Text};
 use crate::kernel::AttachPoint;
 use crate::object::address::VirtualOffset;
+use crate::object::remembered::Remembered;
 
 /// Pointers in one of these lists (`PyList_MAXFREELIST`, `PyDict_MAXFREELIST`).
 const LENGTH: u64 = 80;
@@ -94,13 +97,13 @@ pub enum Reason {
 /// Finds every array list of an interpreter and the places where it hands out blocks.
 pub fn watch(interpreter: &Interpreter, text: &Text) -> Watched {
     let mut watched = Watched::default();
-    let code = Code::of(text);
+    let code = LazyCell::new(|| Code::of(text));
     for place in places(interpreter.version.minor) {
-        match takes(&code, place.counter) {
+        match remembered_takes(text, &code, place.counter) {
             Ok(takes) => {
                 let size_arg = u8::try_from(watched.lists.len()).unwrap_or(u8::MAX);
                 let cookie = HookCookie { kind: kind::REUSE, size_arg, ..HookCookie::default() };
-                watched.points.extend(takes.into_iter().filter_map(|at| code.point(at, cookie)));
+                watched.points.extend(takes.into_iter().filter_map(|at| point(text, at, cookie)));
                 watched.lists.push(ArrayList {
                     counter: interpreter.main.0.wrapping_add(place.counter.into()),
                     items: interpreter.main.0.wrapping_add(place.items.into()),
@@ -132,16 +135,16 @@ pub fn watch_linked(
         .count();
     let tuples = others.get(..neighbours).unwrap_or_default();
     let mut found = (Vec::new(), Vec::new());
-    let code = Code::of(text);
+    let code = LazyCell::new(|| Code::of(text));
     for (lists, block_bytes) in [(std::slice::from_ref(floats), FLOAT_BYTES), (tuples, TUPLE_BYTES)] {
         let Some(first) = lists.first() else { continue };
         let size_arg = u8::try_from(found.0.len()).unwrap_or(u8::MAX);
         let state = first.head.wrapping_sub(interpreter.main.0);
         let Ok(offset) = u32::try_from(state) else { continue };
         let heads = offset..offset.saturating_add(u32::try_from(lists.len()).unwrap_or(0) * 8);
-        found.1.extend(heads_taken(&code, &heads).into_iter().filter_map(|(at, ptr_arg)| {
+        found.1.extend(remembered_heads(text, &code, &heads).into_iter().filter_map(|(at, ptr_arg)| {
             let cookie = HookCookie { kind: kind::REUSE_LINKED, size_arg, ptr_arg, ..HookCookie::default() };
-            code.point(at, cookie)
+            point(text, at, cookie)
         }));
         found.0.push(LinkedLists {
             heads: first.head,
@@ -152,6 +155,33 @@ pub fn watch_linked(
         });
     }
     found
+}
+
+/// Searches of interpreters that are remembered; five for each.
+const MAX_REMEMBERED: usize = 256;
+
+static TAKES: Remembered<u32, Result<Vec<VirtualOffset>, Reason>> = Remembered::new(MAX_REMEMBERED);
+static HEADS: Remembered<(u32, u32), BTreeMap<VirtualOffset, u8>> = Remembered::new(MAX_REMEMBERED);
+
+/// As [`takes`]; a file that has not changed is searched once.
+fn remembered_takes<'a>(
+    text: &Text,
+    code: &impl Deref<Target = Code<'a>>,
+    counter: u32,
+) -> Result<Vec<VirtualOffset>, Reason> {
+    let found = TAKES.or_find(text.elf().identity(), counter, || Ok::<_, Infallible>(takes(code, counter)));
+    found.unwrap_or_else(|never| match never {})
+}
+
+/// As [`heads_taken`]; a file that has not changed is searched once.
+fn remembered_heads<'a>(
+    text: &Text,
+    code: &impl Deref<Target = Code<'a>>,
+    heads: &Range<u32>,
+) -> BTreeMap<VirtualOffset, u8> {
+    let key = (heads.start, heads.end);
+    let found = HEADS.or_find(text.elf().identity(), key, || Ok::<_, Infallible>(heads_taken(code, heads)));
+    found.unwrap_or_else(|never| match never {})
 }
 
 /// A float.
@@ -283,13 +313,13 @@ impl<'a> Code<'a> {
         let bytes = self.text.elf().code_at(start, size.min(MAX_FUNCTION)).unwrap_or_default();
         Instructions::decode(&bytes, start)
     }
+}
 
-    fn point(&self, at: VirtualOffset, cookie: HookCookie) -> Option<AttachPoint> {
-        let hook = u8::try_from(MAX_HOOKS - 1).ok()?;
-        let cookie = HookCookie { domain: domain::PY, hook, ..cookie };
-        let offset = self.text.file_offset(at)?;
-        Some(AttachPoint { path: self.text.openable.clone(), offset, cookie, needs_return: false })
-    }
+fn point(text: &Text, at: VirtualOffset, cookie: HookCookie) -> Option<AttachPoint> {
+    let hook = u8::try_from(MAX_HOOKS - 1).ok()?;
+    let cookie = HookCookie { domain: domain::PY, hook, ..cookie };
+    let offset = text.file_offset(at)?;
+    Some(AttachPoint { path: text.openable.clone(), offset, cookie, needs_return: false })
 }
 
 /// A function, decoded.

@@ -6,10 +6,7 @@
 //! between code. Around each, the function is decoded: one that neither calls nor jumps through a pointer (it fills in a
 //! table, or tells which allocator is in use) has inlined nothing; nor has one that only stores the address. What is found too much only costs a byte that is written.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::os::unix::fs::MetadataExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
@@ -19,6 +16,7 @@ use memchr::memmem;
 
 use crate::object::address::{AbsoluteAddress, VirtualOffset};
 use crate::object::elf::{ElfError, ObjectKind};
+use crate::object::remembered::Remembered;
 
 use super::text::Text;
 use crate::unwind::bounds::Bounds;
@@ -54,49 +52,18 @@ pub struct References {
     pub inlined: usize,
 }
 
-/// Most files whose answers are remembered.
+/// Most answers that are remembered, two for each file.
 const MAX_REMEMBERED: usize = 64;
 
-/// What a file's answers are remembered by.
-type Key = ((u64, u64), u64, Option<SystemTime>);
-type Answers = Vec<(VirtualOffset, References)>;
-
-static REMEMBERED: Mutex<BTreeMap<Key, Answers>> = Mutex::new(BTreeMap::new());
+static REMEMBERED: Remembered<Vec<VirtualOffset>, Vec<References>> = Remembered::new(MAX_REMEMBERED);
 
 /// As [`find`]; a file that has not changed is searched once.
 ///
 /// # Errors
 /// As for [`find`].
 pub fn remembered(text: &Text, functions: &[AbsoluteAddress]) -> Result<Vec<References>, ElfError> {
-    let Some(key) = key(text) else { return find(text, functions) };
     let own: Vec<VirtualOffset> = functions.iter().map(|function| text.own(*function)).collect();
-    let known = lock().get(&key).and_then(|answers| pick(answers, &own));
-    if let Some(found) = known {
-        return Ok(found);
-    }
-    let found = find(text, functions)?;
-    let mut remembered = lock();
-    if remembered.len() >= MAX_REMEMBERED {
-        remembered.pop_first();
-    }
-    remembered.insert(key, own.into_iter().zip(found.iter().copied()).collect());
-    Ok(found)
-}
-
-fn lock() -> MutexGuard<'static, BTreeMap<Key, Answers>> {
-    REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn key(text: &Text) -> Option<Key> {
-    let file = text.openable.metadata().ok()?;
-    Some(((file.dev(), file.ino()), file.len(), file.modified().ok()))
-}
-
-fn pick(answers: &Answers, functions: &[VirtualOffset]) -> Option<Vec<References>> {
-    let one = |function: &VirtualOffset| {
-        answers.iter().find(|(known, _)| known == function).map(|(_, found)| *found)
-    };
-    functions.iter().map(one).collect()
+    REMEMBERED.or_find(text.elf().identity(), own, || find(text, functions))
 }
 
 /// References to each of `functions`, in that order.

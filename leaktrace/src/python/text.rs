@@ -3,9 +3,11 @@
 //! hold breakpoints of others.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::object::address::{AbsoluteAddress, FileOffset, VirtualOffset};
 use crate::object::elf::{Elf, ElfError, Segment};
+use crate::object::remembered::Remembered;
 use crate::object::symbols::Table;
 use crate::probe::padding::{self, MAX_PADDING, Nop};
 use crate::process::maps::{self, Mapping};
@@ -18,12 +20,17 @@ const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 
+/// Objects whose functions are remembered, some ten thousand each: interpreters, and who hooks their allocators.
+const MAX_REMEMBERED: usize = 32;
+
+static FUNCTIONS: Remembered<(), Arc<[Bounds]>> = Remembered::new(MAX_REMEMBERED);
+
 /// An object's code, and where it is loaded.
 #[derive(Debug)]
 pub struct Text {
     elf: Elf,
     bias: u64,
-    functions: Vec<Bounds>,
+    functions: Arc<[Bounds]>,
     /// As the target sees it.
     pub path: PathBuf,
     /// Openable from here: what probes are attached through.
@@ -60,7 +67,9 @@ impl Text {
     /// It cannot be read, or is no object for this machine.
     pub fn open(path: &Path, openable: &Path, bias: u64) -> Result<Self, ElfError> {
         let elf = Elf::open(openable)?;
-        let functions = bounds::functions(&elf, &Limits::default())?;
+        let functions = FUNCTIONS.or_find(elf.identity(), (), || {
+            bounds::functions(&elf, &Limits::default()).map(Arc::<[Bounds]>::from)
+        })?;
         Ok(Self {
             elf,
             bias,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use leaktrace_common::record::MAX_SHARED_LINKS;
 
 use crate::{
-    daemon::Python,
+    daemon::{Batch, Python},
     kernel::Attachment,
     ledger::{IntervalMap, MappingLabel, SiteState},
     process::{ExitWatch, Identity, Mapping, RunState, maps, memory, status},
@@ -45,6 +45,8 @@ pub struct Image {
     pub hooks: Attachment,
     /// Probe on the dynamic linker.
     pub linker: Attachment,
+    /// Its probes as they were placed, if it may change over to shared links.
+    pub batches: Vec<Batch>,
     /// Files that probes lie in, by path, so that a later library is told from a known one.
     pub probed: HashSet<(std::path::PathBuf, u64)>,
     /// Address of the dynamic linker's `struct r_debug`.
@@ -95,6 +97,7 @@ impl Image {
             links: [0; MAX_SHARED_LINKS],
             hooks: Attachment::default(),
             linker: Attachment::default(),
+            batches: Vec::new(),
             probed: HashSet::new(),
             r_debug: 0,
             allocator_text: (0, 0),

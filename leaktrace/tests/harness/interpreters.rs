@@ -177,6 +177,15 @@ pub fn directory() -> PathBuf {
     env::var_os("LEAKTRACE_INTERPRETERS").map_or(usual, PathBuf::from)
 }
 
+/// The root of one of Debian's suites, to be looked at only.
+pub fn root(suite: &str) -> Outcomes<PathBuf> {
+    let root = directory().join(suite);
+    match root.join("usr/bin/python3").exists() {
+        true => Ok(root),
+        false => Err(format!("no python3 in {}: run `cargo xtask setup --for test`", root.display())),
+    }
+}
+
 /// Where the scripts lie.
 pub fn scripts() -> PathBuf {
     program::sources().join("python")

@@ -3,18 +3,24 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of the harness")]
 
 pub mod chains;
+pub mod container;
 pub mod expectation;
+pub mod found;
 pub mod interpreter_table;
 pub mod interpreters;
 pub mod kernel_maps;
+pub mod mounts;
 pub mod output;
+pub mod place;
 pub mod probed_code;
 pub mod program;
 pub mod service;
 pub mod target;
 pub mod tracer;
 
+pub use container::Container;
 pub use expectation::Expectation;
+pub use found::Found;
 pub use output::{Process, Report};
 pub use target::Target;
 pub use tracer::{Outcome, Tracer};

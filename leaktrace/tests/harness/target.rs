@@ -170,6 +170,14 @@ impl Target {
         unsafe { libc::kill(pid, signal) };
     }
 
+    /// Ends it at once.
+    pub fn end(&mut self) {
+        self.stdin = None;
+        // It may be stopped, busy, or gone already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
     /// Ends it by closing its stdin.
     pub fn finish(&mut self) -> Outcomes<ExitStatus> {
         self.stdin = None;
@@ -179,9 +187,6 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        self.stdin = None;
-        // It may be stopped, busy, or gone already.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.end();
     }
 }

@@ -12,6 +12,7 @@ static const long tick_ns = 10 * 1000 * 1000;
 static pid_t idle[MAX_IDLE];
 static int idle_count;
 
+SITE(keep_block);
 static NOINLINE void *keep_block(size_t size) { return malloc(size); }
 
 static void sleep_for_ever(void) {

@@ -1,0 +1,346 @@
+//! Real OCI containers: a runtime of the distribution's, a root of Debian's below an overlay, and around the service
+//! what container engines put there by default. Nothing is written into the root, and nothing stays behind: the overlay
+//! is mounted in the runtime's own mount namespace and goes with it.
+
+use super::{Outcomes, Target, interpreters, mounts, patience};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Instant,
+};
+use tempfile::TempDir;
+
+/// What engines grant unless told otherwise.
+const CAPABILITIES: [&str; 14] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+/// Where the scripts of `targets/python` lie in a container.
+const SCRIPTS: &str = "/srv";
+/// Where the host mounts its hierarchies of cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+/// What starts containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// crun.
+    Crun,
+    /// runc.
+    Runc,
+}
+
+/// Where a container's processes are kept, among the host's cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cgroup {
+    /// In one of their own, as the runtime finds the host.
+    Own,
+    /// In one of their own, of the second version only.
+    Unified,
+    /// Where the test runs itself.
+    None,
+}
+
+/// How a container is started.
+pub struct ContainerBuilder {
+    suite: String,
+    id: String,
+    runtime: Runtime,
+    cgroup: Cgroup,
+    /// Between the hierarchy's root and the container's own cgroup.
+    parent: PathBuf,
+    read_only: bool,
+    seccomp: bool,
+    nested: bool,
+}
+
+/// A container that runs.
+pub struct Container {
+    /// Its service, which takes commands.
+    pub service: Target,
+    /// As the runtime knows it.
+    pub id: String,
+    /// PID of its first process, as the host sees it.
+    pub pid: u32,
+    /// PID of its service, as the host sees it.
+    pub service_pid: u32,
+    runtime: Runtime,
+    cgroup: Cgroup,
+    parent: PathBuf,
+    bundle: TempDir,
+}
+
+/// What a runtime says of a container.
+#[derive(Deserialize)]
+struct State {
+    pid: u32,
+    status: String,
+}
+
+impl ContainerBuilder {
+    /// Gives it an ID that people have chosen.
+    pub fn named(mut self, name: &str) -> Self {
+        self.id = format!("{name}-{}", unique());
+        self
+    }
+
+    /// Starts it with this runtime.
+    pub fn runtime(mut self, runtime: Runtime) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
+    /// Keeps its processes there.
+    pub fn cgroup(mut self, cgroup: Cgroup) -> Self {
+        self.cgroup = cgroup;
+        self
+    }
+
+    /// Has its cgroup lie below others: `kubepods/burstable/podUID`.
+    pub fn below(mut self, path: &str) -> Self {
+        self.parent.push(path);
+        self
+    }
+
+    /// Nothing in it can be written but what is mounted into it.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// Filters its system calls as engines do by default.
+    pub fn seccomp(mut self) -> Self {
+        self.seccomp = true;
+        self
+    }
+
+    /// The service runs in a PID namespace of its own inside the container's.
+    pub fn nested_pid_namespace(mut self) -> Self {
+        self.nested = true;
+        self
+    }
+
+    /// Starts a script of `targets/python` in it and waits until that is ready.
+    pub fn start(self, script: &str) -> Outcomes<Container> {
+        let bundle = self.bundle(script)?;
+        let mut command = self.runtime.command(self.cgroup);
+        mounts::overlay(&mut command, &interpreters::root(&self.suite)?, bundle.path())?;
+        self.runtime.arrange(&mut command, self.cgroup);
+        command.arg("run").arg("--bundle").arg(bundle.path()).arg(&self.id);
+        let service = Target::command(command).start()?;
+        let Self { id, runtime, cgroup, parent, .. } = self;
+        let mut container =
+            Container { service, id, pid: 0, service_pid: 0, runtime, cgroup, parent, bundle };
+        container.pid = container.state()?.pid;
+        container.service_pid = if self.nested { only_child(container.pid)? } else { container.pid };
+        Ok(container)
+    }
+
+    /// The directory that the runtime is given.
+    fn bundle(&self, script: &str) -> Outcomes<TempDir> {
+        let bundle = TempDir::new().map_err(|e| format!("temporary directory: {e}"))?;
+        mounts::prepare_overlay(bundle.path())?;
+        let config = bundle.path().join("config.json");
+        fs::write(&config, self.config(script)?.to_string())
+            .map_err(|e| format!("{}: {e}", config.display()))?;
+        Ok(bundle)
+    }
+
+    fn config(&self, script: &str) -> Outcomes<Value> {
+        let mut config = data("config.json")?;
+        let mut capabilities = CAPABILITIES.to_vec();
+        let mut arguments = vec!["/usr/bin/python3".to_owned(), format!("{SCRIPTS}/{script}")];
+        if self.nested {
+            let around = ["/usr/bin/unshare", "--pid", "--fork", "--kill-child"];
+            arguments.splice(0..0, around.map(str::to_owned));
+            capabilities.push("CAP_SYS_ADMIN");
+        }
+        config["process"]["args"] = json!(arguments);
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set] = json!(capabilities);
+        }
+        config["root"]["readonly"] = json!(self.read_only);
+        if self.seccomp {
+            config["linux"]["seccomp"] = data("seccomp.json")?;
+        }
+        config["linux"]["cgroupsPath"] = json!(Path::new("/").join(&self.parent).join(&self.id));
+        let scripts = json!({
+            "destination": SCRIPTS, "type": "bind", "source": interpreters::scripts(), "options": ["rbind", "ro"],
+        });
+        let mounts = config["mounts"].as_array_mut().ok_or("config.json has no mounts")?;
+        mounts.push(scripts);
+        Ok(config)
+    }
+}
+
+impl Container {
+    /// Prepares a container on the root of a suite of Debian's. Its ID looks as engines make them.
+    pub fn on(suite: &str) -> ContainerBuilder {
+        ContainerBuilder {
+            suite: suite.to_owned(),
+            id: engine_id(),
+            runtime: Runtime::Crun,
+            cgroup: Cgroup::Own,
+            parent: PathBuf::from(format!("leaktrace-test-{}", unique())),
+            read_only: false,
+            seccomp: false,
+            nested: false,
+        }
+    }
+
+    /// Starts another program in it, which takes commands as well.
+    pub fn execute(&self, script: &str) -> Outcomes<Target> {
+        let mut command = self.runtime.command(self.cgroup);
+        self.runtime.arrange(&mut command, self.cgroup);
+        command.arg("exec").arg(&self.id).args(["/usr/bin/python3", &format!("{SCRIPTS}/{script}")]);
+        Target::command(command).start()
+    }
+
+    /// Its processes, as the host sees them.
+    pub fn processes(&self) -> Outcomes<Vec<u32>> {
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = namespace(&self.pid.to_string()).ok_or("the container has ended")?;
+        let entries = fs::read_dir("/proc").map_err(|e| e.to_string())?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names
+            .filter(|name| namespace(name).as_ref() == Some(&own))
+            .filter_map(|name| name.parse().ok())
+            .collect())
+    }
+
+    /// Path of its cgroup below the mount point of a hierarchy.
+    pub fn cgroup(&self) -> PathBuf {
+        self.parent.join(&self.id)
+    }
+
+    /// What it has written to its root, as the host sees it.
+    pub fn upper(&self) -> PathBuf {
+        self.bundle.path().join("upper")
+    }
+
+    /// Ends it at once, with everything in it.
+    pub fn kill(&self) -> Outcomes<()> {
+        self.run(&["kill", &self.id, "KILL"]).map(|_| ())
+    }
+
+    fn state(&self) -> Outcomes<State> {
+        let deadline = Instant::now() + patience();
+        loop {
+            let output = self.run(&["state", &self.id])?;
+            let state: State = serde_json::from_slice(&output.stdout).map_err(|e| format!("state: {e}"))?;
+            match state.status.as_str() {
+                "running" => return Ok(state),
+                _ if Instant::now() > deadline => return Err(format!("the container is {}", state.status)),
+                _ => std::thread::sleep(std::time::Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Outcomes<Output> {
+        let mut command = self.runtime.command(self.cgroup);
+        self.runtime.arrange(&mut command, self.cgroup);
+        let output =
+            command.args(arguments).stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
+        match output.status.success() {
+            true => Ok(output),
+            false => Err(format!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr))),
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // Gone already, where the test has ended it.
+        self.run(&["delete", "--force", &self.id]).ok();
+        self.service.end();
+        remove_cgroups(&self.parent, &self.id);
+    }
+}
+
+impl Runtime {
+    fn command(self, cgroup: Cgroup) -> Command {
+        match self {
+            Self::Crun => {
+                let mut command = Command::new("crun");
+                command.arg(match cgroup {
+                    Cgroup::None => "--cgroup-manager=disabled",
+                    _ => "--cgroup-manager=cgroupfs",
+                });
+                command
+            }
+            Self::Runc => Command::new("runc"),
+        }
+    }
+
+    /// Shows the runtime a host of cgroups that it can deal with: crun takes no hybrid hosts whose second version has
+    /// controllers. Others go on seeing what there is.
+    fn arrange(self, command: &mut Command, cgroup: Cgroup) {
+        // SAFETY: plain system calls on constants.
+        unsafe {
+            command.pre_exec(move || {
+                mounts::own()?;
+                match (cgroup, self) {
+                    (Cgroup::Unified, _) => mounts::mount(c"cgroup2", c"/sys/fs/cgroup", c"cgroup2", c""),
+                    (_, Self::Crun) => {
+                        // Not there on other hosts.
+                        libc::umount2(c"/sys/fs/cgroup/unified".as_ptr(), libc::MNT_DETACH);
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                }
+            });
+        }
+    }
+}
+
+/// Cgroups that a runtime has left, in every hierarchy; none of them is anybody else's.
+fn remove_cgroups(parent: &Path, id: &str) {
+    let hierarchies = fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([PathBuf::from(CGROUPS)]) {
+        let own = parent.join(id);
+        let levels = own.ancestors().filter(|level| !level.as_os_str().is_empty());
+        levels.for_each(|level| drop(fs::remove_dir(hierarchy.join(level))));
+    }
+}
+
+fn only_child(pid: u32) -> Outcomes<u32> {
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let text = fs::read_to_string(&children).map_err(|e| format!("{children}: {e}"))?;
+    text.trim().parse().map_err(|e| format!("{children}: {e}: {text:?}"))
+}
+
+fn data(name: &str) -> Outcomes<Value> {
+    let path = super::program::sources().join("container").join(name);
+    let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Told from every other of this machine's.
+fn unique() -> String {
+    format!("{}-{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed))
+}
+
+/// 64 hexadecimal digits, whose first twelve tell it from others.
+fn engine_id() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let digits = |_| format!("{:016x}", RandomState::new().hash_one(unique()));
+    (0..4).map(digits).collect()
+}
