@@ -11,6 +11,9 @@ use crate::target::Container;
 /// Names, versions or processes listed of a unit; of more the rest is counted.
 const LISTED: usize = 3;
 
+/// Processes listed in a verbose report.
+const LISTED_VERBOSE: usize = 100;
+
 /// `python3 (PID 4711, 7 in container web)`, `container web: 4 processes`, `nginx: 10 processes`.
 pub(super) fn title(unit: &Unit<'_>) -> String {
     let who = who(unit);
@@ -161,10 +164,10 @@ fn never_allocated(unit: &Unit<'_>) -> String {
     )
 }
 
-/// `split: PID 4711 (7 in web) 1.2 MiB, PID 4712 (8 in web) 1.1 MiB and 8 more 3.0 MiB`; every process if `all`.
-pub(super) fn split(unit: &Unit<'_>, shares: &[Share<'_>], all: bool) -> String {
+/// `split: PID 4711 (7 in web) 1.2 MiB, PID 4712 (8 in web) 1.1 MiB and 8 more 3.0 MiB`.
+pub(super) fn split(unit: &Unit<'_>, shares: &[Share<'_>], verbose: bool) -> String {
     let named = unit.common_name().is_none();
-    let listed = if all { shares.len() } else { LISTED };
+    let listed = if verbose { LISTED_VERBOSE } else { LISTED };
     let holding: Vec<&Share<'_>> = shares.iter().filter(|share| !share.survivors.is_zero()).collect();
     let said: Vec<String> = holding
         .iter()
