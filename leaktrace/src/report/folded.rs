@@ -68,7 +68,7 @@ fn roots(units: &[Unit<'_>]) -> Vec<FoldedFrame> {
 }
 
 fn root(unit: &Unit<'_>) -> String {
-    let root = match unit.single() {
+    let root = match unit.only().filter(|_| !unit.is_merged()) {
         Some(process) => format!("{}-{}", process.name, process.pid),
         None => unit.name(),
     };

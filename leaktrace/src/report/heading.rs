@@ -11,10 +11,13 @@ use crate::target::Container;
 /// Names, versions or processes listed of a unit; of more the rest is counted.
 const LISTED: usize = 3;
 
+/// Processes listed in a verbose report.
+const LISTED_VERBOSE: usize = 100;
+
 /// `python3 (PID 4711, 7 in container web)`, `container web: 4 processes`, `nginx: 10 processes`.
 pub(super) fn title(unit: &Unit<'_>) -> String {
     let who = who(unit);
-    match (unit.single(), unit.ended()) {
+    match (unit.only(), unit.ended()) {
         (Some(ProcessReport { ended: Some(how), .. }), _) => format!("{who}: {}", printable(how)),
         (Some(_), _) | (None, 0) => who,
         (None, ended) => format!("{who}, {} of them ended since the last report", count(ended as u64)),
@@ -23,7 +26,7 @@ pub(super) fn title(unit: &Unit<'_>) -> String {
 
 /// The title without anything that happened to it.
 pub(super) fn who(unit: &Unit<'_>) -> String {
-    if let Some(process) = unit.single() {
+    if let Some(process) = unit.only() {
         return process_title(process);
     }
     let processes = plural_processes(unit.processes.len() as u64);
@@ -61,20 +64,21 @@ pub(super) fn plural_processes(number: u64) -> String {
     }
 }
 
-/// What is known of a container beside its name: `container web: docker 0123456789ab, pod 3f1c...`.
-pub(super) fn container(container: &Container) -> String {
+/// What is known of a container beside what it is called here: `container web: docker, ID 0123456789ab, pod 3f1c...`.
+pub(super) fn container(container: &Container) -> Option<String> {
     let id: String = container.id.chars().take(12).collect();
-    let mut known = vec![match &container.runtime {
-        Some(runtime) => format!("{} {}", printable(runtime), printable(&id)),
-        None => format!("ID {}", printable(&id)),
-    }];
-    known.extend(container.pod.as_deref().map(|pod| format!("pod {}", printable(pod))));
-    format!("container {}: {}", printable(&container.short()), known.join(", "))
+    let parts = [
+        container.runtime.as_deref().map(printable),
+        container.name.as_ref().map(|_| format!("ID {}", printable(&id))),
+        container.pod.as_deref().map(|pod| format!("pod {}", printable(pod))),
+    ];
+    let known: Vec<String> = parts.into_iter().flatten().collect();
+    (!known.is_empty()).then(|| format!("container {}: {}", printable(&container.short()), known.join(", ")))
 }
 
 /// What the processes of a unit are called, where that is not its title, and their interpreters.
 pub(super) fn members(unit: &Unit<'_>) -> Option<String> {
-    if unit.single().is_some() {
+    if unit.only().is_some() {
         return None;
     }
     let mut parts = Vec::new();
@@ -118,16 +122,13 @@ pub(super) fn survivors(unit: &Unit<'_>) -> String {
 
 pub(super) fn resident(unit: &Unit<'_>) -> String {
     let Some(rss) = unit.rss_bytes() else { return "RSS unknown".to_owned() };
-    let now = match unit.single() {
+    let now = match unit.only() {
         Some(process) if process.ended.is_some() => "last RSS",
         Some(_) => "RSS",
         None => "sum of RSS",
     };
-    match unit.rss_at_attach_bytes() {
-        Some(before) => {
-            let change = i64::try_from(i128::from(rss) - i128::from(before)).unwrap_or(i64::MAX);
-            format!("{now} {} ({} since tracing began)", bytes(rss), signed_bytes(change))
-        }
+    match unit.rss_change_bytes() {
+        Some(change) => format!("{now} {} ({} since tracing began)", bytes(rss), signed_bytes(change)),
         None => format!("{now} {}", bytes(rss)),
     }
 }
@@ -163,10 +164,10 @@ fn never_allocated(unit: &Unit<'_>) -> String {
     )
 }
 
-/// `split: PID 4711 (7 in web) 1.2 MiB, PID 4712 (8 in web) 1.1 MiB and 8 more 3.0 MiB`; every process if `all`.
-pub(super) fn split(unit: &Unit<'_>, shares: &[Share<'_>], all: bool) -> String {
+/// `split: PID 4711 (7 in web) 1.2 MiB, PID 4712 (8 in web) 1.1 MiB and 8 more 3.0 MiB`.
+pub(super) fn split(unit: &Unit<'_>, shares: &[Share<'_>], verbose: bool) -> String {
     let named = unit.common_name().is_none();
-    let listed = if all { shares.len() } else { LISTED };
+    let listed = if verbose { LISTED_VERBOSE } else { LISTED };
     let holding: Vec<&Share<'_>> = shares.iter().filter(|share| !share.survivors.is_zero()).collect();
     let said: Vec<String> = holding
         .iter()
@@ -235,12 +236,11 @@ mod tests {
     #[test]
     fn a_container_is_told_with_what_finds_it_again() {
         let with_pod = Container { pod: Some("3f1c".into()), ..web() };
-        assert_eq!(container(&web()), "container web: docker 0123456789ab");
-        assert_eq!(container(&with_pod), "container web: docker 0123456789ab, pod 3f1c");
-        assert_eq!(
-            container(&Container { name: None, runtime: None, ..web() }),
-            "container 0123456789ab: ID 0123456789ab"
-        );
+        let said = |container: &Container| super::container(container).unwrap_or_default();
+        assert_eq!(said(&web()), "container web: docker, ID 0123456789ab");
+        assert_eq!(said(&with_pod), "container web: docker, ID 0123456789ab, pod 3f1c");
+        assert_eq!(said(&Container { name: None, ..web() }), "container 0123456789ab: docker");
+        assert_eq!(said(&Container { name: None, runtime: None, ..web() }), "", "its ID is all there is");
     }
 
     #[test]

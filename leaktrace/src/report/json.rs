@@ -186,11 +186,7 @@ impl<'a> From<&'a Report> for WireReport<'a> {
 /// What is seen as one; what stays by itself is among the processes.
 fn groups(report: &Report) -> Vec<WireGroup<'_>> {
     let units = units(report);
-    units
-        .iter()
-        .filter(|unit| unit.single().is_none())
-        .map(|unit| WireGroup::new(unit, report.sort))
-        .collect()
+    units.iter().filter(|unit| unit.is_merged()).map(|unit| WireGroup::new(unit, report.sort)).collect()
 }
 
 impl<'a> From<&'a Reason> for WireReason<'a> {

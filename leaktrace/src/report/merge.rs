@@ -64,12 +64,17 @@ fn largest_first(amount: Amount) -> std::cmp::Reverse<(u64, u64)> {
 }
 
 impl<'a> Unit<'a> {
-    /// The process, if it is only one that was not put together with others on purpose.
-    pub fn single(&self) -> Option<&'a ProcessReport> {
-        match (self.bond, self.processes.as_slice()) {
-            (Bond::Process, [process]) => Some(process),
+    /// The process, if there is only one.
+    pub fn only(&self) -> Option<&'a ProcessReport> {
+        match self.processes.as_slice() {
+            [process] => Some(process),
             _ => None,
         }
+    }
+
+    /// Whether this is not just a process by itself: one that is alone in its container may have company in the next report.
+    pub fn is_merged(&self) -> bool {
+        self.bond != Bond::Process
     }
 
     /// What it is called: the process, the container, or what all processes are called; `all` if they differ.
@@ -126,6 +131,15 @@ impl<'a> Unit<'a> {
     /// What was resident when tracing began, likewise.
     pub fn rss_at_attach_bytes(&self) -> Option<u64> {
         self.processes.iter().filter_map(|process| process.rss_at_attach_bytes).reduce(u64::saturating_add)
+    }
+
+    /// Change of what is resident since tracing began, bytes, of the processes that both are known of.
+    pub fn rss_change_bytes(&self) -> Option<i64> {
+        let change = |process: &&ProcessReport| {
+            let (now, before) = (process.rss_bytes?, process.rss_at_attach_bytes?);
+            Some(i64::try_from(i128::from(now) - i128::from(before)).unwrap_or(i64::MAX))
+        };
+        self.processes.iter().filter_map(change).reduce(i64::saturating_add)
     }
 
     /// How many of its processes have ended.

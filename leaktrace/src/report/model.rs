@@ -1,6 +1,6 @@
 //! What a report says, before any format: plain values, bytes and seconds, nothing that knows how it is printed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::target::Container;
 
@@ -45,9 +45,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Where the applications of its processes lie.
+    /// Where the applications of its processes lie, each place once.
     pub fn application_roots(&self) -> Vec<&str> {
-        self.processes.iter().filter_map(|process| process.application_root.as_deref()).collect()
+        let roots = self.processes.iter().filter_map(|process| process.application_root.as_deref());
+        roots.collect::<BTreeSet<&str>>().into_iter().collect()
     }
 }
 

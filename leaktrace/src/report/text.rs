@@ -8,7 +8,7 @@ use super::group::{Group, group};
 use super::heading::{self, nothing_survives, resident, survivors};
 use super::human::{bytes, count, duration, plural, printable, signed_bytes, signed_count};
 use super::merge::{Bond, Unit, units};
-use super::model::{AgeClass, Amount, GroupBy, Report};
+use super::model::{AgeClass, Amount, GroupBy, MergeBy, Report};
 use super::wording::{
     Naming, age_line, amount, headline, reason, recycled, spell, spell_function, spell_line, sum, time_of_day,
 };
@@ -168,13 +168,14 @@ impl<'a> Text<'a> {
 
     /// What finds the container of a unit again, once in a report.
     fn introduce_container(&mut self, unit: &Unit<'a>) -> io::Result<()> {
-        let container = match (unit.bond, unit.single()) {
+        let container = match (unit.bond, unit.only()) {
             (Bond::Container(container), _) => Some(container),
             (_, Some(process)) => process.container.as_ref(),
             _ => None,
         };
-        match container.filter(|container| self.containers.insert(&container.id)) {
-            Some(container) => self.wrapped("    ", &heading::container(container)),
+        match container.filter(|container| self.containers.insert(&container.id)).and_then(heading::container)
+        {
+            Some(known) => self.wrapped("    ", &known),
             None => Ok(()),
         }
     }
@@ -183,7 +184,7 @@ impl<'a> Text<'a> {
         if let Some(members) = heading::members(unit) {
             self.wrapped("    ", &members)?;
         }
-        let Some(process) = unit.single() else { return Ok(()) };
+        let Some(process) = unit.only() else { return Ok(()) };
         if self.options.verbose && !process.command.is_empty() {
             self.cut(&format!("    command: {}", printable(&process.command.join(" "))))?;
         }
@@ -207,8 +208,12 @@ impl<'a> Text<'a> {
             1 => "1 more process".to_owned(),
             processes => format!("{} more processes", count(processes as u64)),
         };
+        let remedy = match self.report.merge {
+            MergeBy::Process => " (--merge container or all shows processes as one)",
+            MergeBy::Container | MergeBy::All => "",
+        };
         let sums = format!(
-            "and {who} not shown: survivors {}, live {}, RSS {} in sum",
+            "and {who} not shown: survivors {}, live {}, RSS {} in sum{remedy}",
             amount(survivors),
             amount(live),
             bytes(rss)
@@ -269,7 +274,7 @@ impl<'a> Text<'a> {
 
     /// Whose the blocks of a group are, where that is not plain from the heading.
     fn split(&mut self, group: &Group<'_>, unit: &Unit<'_>) -> io::Result<()> {
-        if unit.single().is_some() {
+        if unit.only().is_some() {
             return Ok(());
         }
         self.wrapped("    ", &heading::split(unit, &group.split(), self.options.verbose))
