@@ -3,6 +3,7 @@
 
 use super::tracer::Tracer;
 use crate::cli::Failure;
+use crate::report::aside::say;
 
 /// Reasons told at the start.
 const REASONS: usize = 2;
@@ -12,7 +13,7 @@ impl Tracer {
     pub(super) fn enter_members(&mut self) {
         let members = self.scope.members();
         let processes = if members.len() == 1 { "process" } else { "processes" };
-        eprintln!("leaktrace: {}: {} {processes}", self.scope.title(), members.len());
+        say(format_args!("{}: {} {processes}", self.scope.title(), members.len()));
         let mut refused = Vec::new();
         for pid in members {
             match self.enter(pid) {
@@ -25,9 +26,9 @@ impl Tracer {
         }
         if self.images.is_empty() {
             for failure in refused.iter().take(REASONS) {
-                eprintln!("leaktrace: {failure}");
+                say(&failure);
             }
-            eprintln!("leaktrace: no process of it can be traced yet; waiting for others");
+            say(format_args!("no process of it can be traced yet; waiting for others"));
         }
     }
 }
