@@ -6,14 +6,14 @@ mod harness;
 use harness::{
     Outcome, Outcomes, Target, Tracer,
     place::{
-        Place, SIZE, assert_nameless, assert_rich, await_survivors, frames_of, lines, names, run, text,
-        traced, traced_as,
+        Place, SIZE, assert_nameless, assert_rich, await_survivors, frames_of, lines, names, text, traced,
+        traced_as,
     },
     program,
 };
 use std::{
     fs::{self, File},
-    os::unix::fs::{PermissionsExt, chown, symlink},
+    os::unix::fs::{chown, symlink},
     path::{Path, PathBuf},
     process::Command,
     thread::sleep,

@@ -23,6 +23,7 @@ use crate::{
         leftover::Records,
         plan::needs_stop,
     },
+    report::{aside::Text, human::printable},
     target::{
         TargetSpec, discover, preflight,
         python::{self, Examined, Planned},
@@ -37,7 +38,7 @@ use crate::{
 pub fn run(typed: &DoctorArguments) -> Result<(), Failure> {
     let named = typed.target.names_anything();
     let target = named.then(|| meant::target(&typed.target, Vec::new())).transpose()?;
-    let mut out = io::stdout().lock();
+    let mut out = Text(io::stdout().lock());
     let mut kernel = host_findings(&mut out).map_err(|error| closed(&error))?;
     let costs = match &mut kernel {
         Some(kernel) => kernel.calibrate()?,
@@ -101,7 +102,7 @@ fn process(pid: u32, costs: &CostTable, out: &mut impl Write) -> Result<(), Fail
     let identity = check_target(pid)?;
     let found = discover::required(pid, costs)?;
     let rows = found.plan.rows();
-    print_rows(pid, &identity.name, &rows, out)
+    print_rows(pid, &printable(&identity.name), &rows, out)
         .and_then(|()| found.plan.notes.iter().try_for_each(|note| writeln!(out, "  note: {note}")))
         .map_err(|error| closed(&error))
 }

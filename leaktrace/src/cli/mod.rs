@@ -13,6 +13,8 @@ use clap::Parser;
 
 pub use failure::Failure;
 
+use crate::report::aside::say_lines;
+
 /// Parses the command line, runs what it asks for and picks the exit code.
 pub fn run() -> ExitCode {
     let typed = args::Arguments::parse();
@@ -23,7 +25,7 @@ pub fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("leaktrace: {failure}");
+            say_lines(&failure);
             failure.exit_code()
         }
     }

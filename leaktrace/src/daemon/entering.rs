@@ -20,6 +20,7 @@ use crate::{
         plan::{Plan, PlannedProbe},
     },
     process::{Identity, ProcessError, RunState, SeccompMode, status},
+    report::aside::say,
     target::{
         command::Held,
         discover::{self, Discovered},
@@ -305,12 +306,12 @@ fn process_failure(error: &ProcessError) -> Failure {
 }
 
 fn announce(image: &Image, plan: &Plan, took: Duration) {
-    eprintln!(
-        "leaktrace: tracing {} ({}): {} probes in {} objects, placed in {:.1} ms",
+    say(format_args!(
+        "tracing {} ({}): {} probes in {} objects, placed in {:.1} ms",
         image.pid,
         image.identity.name,
         plan.probes.len(),
         plan.objects.len(),
         took.as_secs_f64() * 1e3
-    );
+    ));
 }

@@ -21,7 +21,7 @@ use crate::{
     ledger::MappingLabel,
     object::address::AbsoluteAddress,
     process::{Identity, RunState, exit},
-    report::model::Reason,
+    report::{aside::say, model::Reason},
     target::{discover, image::Image},
 };
 
@@ -247,7 +247,7 @@ impl Tracer {
                 self.now().as_secs_f64(),
                 image.probed.len() - before
             );
-            eprintln!("leaktrace: process {}: {note}", image.pid);
+            say(format_args!("process {}: {note}", image.pid));
             image.notes.push(note);
         }
         Ok(())
@@ -273,7 +273,7 @@ impl Tracer {
             self.replaced.remove(&pid);
             self.kernel.remove_target(pid);
             self.last_end.get_or_insert_with(|| failure.to_string());
-            eprintln!("leaktrace: process {pid} is not traced any more: {failure}");
+            say(format_args!("process {pid} is not traced any more: {failure}"));
         }
     }
 

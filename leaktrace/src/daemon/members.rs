@@ -3,6 +3,7 @@
 
 use super::tracer::Tracer;
 use crate::cli::Failure;
+use crate::report::aside::say;
 
 /// Reasons told at the start.
 const REASONS: usize = 2;
@@ -11,7 +12,7 @@ impl Tracer {
     /// Enters everything that is in scope now.
     pub(super) fn enter_members(&mut self) {
         let members = self.scope.members();
-        eprintln!("leaktrace: {}", self.scope.announcement(members.len()));
+        say(self.scope.announcement(members.len()));
         let mut refused = Vec::new();
         for pid in members {
             match self.enter(pid) {
@@ -24,9 +25,9 @@ impl Tracer {
         }
         if self.images.is_empty() {
             for failure in refused.iter().take(REASONS) {
-                eprintln!("leaktrace: {failure}");
+                say(&failure);
             }
-            eprintln!("leaktrace: no process of it can be traced yet; waiting for others");
+            say(format_args!("no process of it can be traced yet; waiting for others"));
         }
     }
 }

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     kernel::{AttachPoint, AttachScope, Attachment, KernelError},
     probe::cost::{CostTable, InstructionClass},
+    report::aside::say,
     target::image::Image,
 };
 
@@ -336,15 +337,15 @@ impl Tracer {
         let users = |batch: &Batch| self.images.values().filter(|image| uses(image, batch.file)).count();
         let Some(count) = batches.iter().map(users).max().filter(|count| *count >= FEW) else { return };
         if let Err(error) = self.change_to_shared(newcomer) {
-            eprintln!("leaktrace: processes keep probes of their own: {error}");
+            say(format_args!("processes keep probes of their own: {error}"));
             self.placements.may_change = false;
             return;
         }
-        eprintln!(
-            "leaktrace: {} processes use the same files: from now on probes are shared by all processes of a file, in scope or not; each call of an allocator costs others some {} ns (--strict-scope: nothing)",
+        say(format_args!(
+            "{} processes use the same files: from now on probes are shared by all processes of a file, in scope or not; each call of an allocator costs others some {} ns (--strict-scope: nothing)",
             count + 1,
             others_pay_ns(&self.costs)
-        );
+        ));
     }
 
     /// Every image changes over: shared links are placed, one write to its entry makes them count, and its own go once no

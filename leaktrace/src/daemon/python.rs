@@ -28,7 +28,7 @@ use crate::{
         leftover::{self, Record, RecordFile, Records},
         pools,
     },
-    report::model::PythonReport,
+    report::{aside::say, model::PythonReport},
     target::{discover, image::Image},
 };
 
@@ -77,7 +77,7 @@ impl Tracer {
             return;
         }
         for sentence in Records::default().clean_up(&mut reopen) {
-            eprintln!("leaktrace: {sentence}");
+            say(&sentence);
         }
     }
 
@@ -152,7 +152,7 @@ impl Tracer {
         let undone = leftover::undo_unrecorded(image.pid, image.identity.start_ticks, &tables);
         match undone.map_err(|error| error.to_string())? {
             Some(sentence) => {
-                eprintln!("leaktrace: {sentence}");
+                say(&sentence);
                 read()
             }
             None => Ok(tables),
@@ -200,11 +200,11 @@ impl Tracer {
                 }
                 image.python.tell_lists();
                 self.kernel.python.set(image.python_slot, &image.python.runtime);
-                eprintln!(
-                    "leaktrace: process {}: {} of Python's free lists closed (opened again at the end)",
+                say(format_args!(
+                    "process {}: {} of Python's free lists closed (opened again at the end)",
                     image.pid,
                     image.python.lists.len()
-                );
+                ));
             }
             Err(reason) => image.note(format!("Python's free lists stay open: {reason}")),
         }
@@ -372,7 +372,7 @@ impl Tracer {
             "Python's allocator table changed within the interval before {now} s (it was {before}, it is {}): what was allocated meanwhile may not have been seen",
             image.python.allocator
         );
-        eprintln!("leaktrace: process {}: {sentence}", image.pid);
+        say(format_args!("process {}: {sentence}", image.pid));
         image.note(sentence);
     }
 }
@@ -450,7 +450,7 @@ impl Python {
                 }
             }
             Err(error) if error.is_gone() => {}
-            Err(error) => eprintln!("leaktrace: free lists of process {} stay closed: {error}", writer.pid()),
+            Err(error) => say(format_args!("free lists of process {} stay closed: {error}", writer.pid())),
         }
     }
 
@@ -460,7 +460,7 @@ impl Python {
         if let Some(redirection) = self.redirection.take()
             && let Err(error) = redirection.undo()
         {
-            eprintln!("leaktrace: {error}");
+            say(&error);
         }
         self.pointers.clear();
     }
@@ -471,12 +471,12 @@ fn redirect(image: &mut Image, changes: &[SlotChange]) -> Result<(), String> {
     let begun = Instant::now();
     let redirection = Redirection::apply(image.pid, image.identity.start_ticks, changes, &Records::default())
         .map_err(|error| error.to_string())?;
-    eprintln!(
-        "leaktrace: process {}: {} pointers of Python's allocator table redirected in {:.1} ms (undone at the end; --no-target-writes forbids it)",
+    say(format_args!(
+        "process {}: {} pointers of Python's allocator table redirected in {:.1} ms (undone at the end; --no-target-writes forbids it)",
         image.pid,
         redirection.changes().len(),
         begun.elapsed().as_secs_f64() * 1e3
-    );
+    ));
     image.python.redirection = Some(redirection);
     Ok(())
 }

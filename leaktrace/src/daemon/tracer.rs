@@ -27,6 +27,7 @@ use crate::{
     probe::cost::CostTable,
     process::maps,
     python::Finder,
+    report::aside::say,
     report::model::{EndedProcesses, Report},
     symbolize::FrameStore,
     target::{Scope, TargetSpec, image::Image},
@@ -118,7 +119,7 @@ impl Tracer {
         };
         let circumstances = circumstances(&plan, &scope, &mut kernel)?;
         if circumstances.are_worth_telling() {
-            eprintln!("leaktrace: {}", circumstances.sentence(&costs));
+            say(circumstances.sentence(&costs));
         }
         let cache = match plan.unwind {
             UnwindMode::Tables => plan.unwind_cache.as_deref().and_then(open_cache),

@@ -14,6 +14,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::{Ending, entering::target, newcomers::NEWBORNS, tracer::Tracer};
 use crate::{
     kernel::{LinkMode, close_together, wait_for_running_programs},
+    report::aside::say,
     report::model::{Reason, Report},
 };
 
@@ -141,11 +142,11 @@ impl Tracer {
         for image in seeing.filter(|image| image.is_without_main_thread()) {
             image.lost_main_thread = true;
             image.blind.push(format!("process {} since {now} s: its main thread has ended", image.pid));
-            eprintln!(
-                "leaktrace: process {}: its main thread has ended, and with it the probes: before Linux 6.10 they \
+            say(format_args!(
+                "process {}: its main thread has ended, and with it the probes: before Linux 6.10 they \
                  depend on that thread",
                 image.pid
-            );
+            ));
         }
     }
 

@@ -85,6 +85,7 @@ impl Mapping {
 pub fn read(pid: u32) -> Result<Vec<Mapping>, ProcessError> {
     let bytes = read_file(pid, "maps", MAX_BYTES)?;
     let mut mappings = parse(&bytes).map_err(|line| ProcessError::malformed(pid, "a line of maps", &line))?;
+    enter_root(pid, &mut mappings);
     restore_names(pid, &mut mappings);
     Ok(mappings)
 }
@@ -132,6 +133,22 @@ fn same_below_root(pid: u32, mapping: &Mapping) -> Option<PathBuf> {
     let path = mapping.path.as_deref()?;
     let inode = inode_below(&open::directory(&root).ok()?, path).ok()?;
     (inode == mapping.inode).then(|| root.join(path.strip_prefix("/").unwrap_or(path)))
+}
+
+/// The kernel writes paths as the reader sees them. Of a process that has changed its root directory in the reader's own
+/// namespace of mounts, or in one whose root it left, they begin with that directory.
+fn enter_root(pid: u32, mappings: &mut [Mapping]) {
+    let Ok(root) = std::fs::read_link(directory(pid).join("root")) else { return };
+    let root = root.as_os_str().as_bytes();
+    let root = root.strip_suffix(DELETED).unwrap_or(root);
+    if root == b"/" {
+        return;
+    }
+    for path in mappings.iter_mut().filter_map(|mapping| mapping.path.as_mut()) {
+        if let Ok(inside) = path.strip_prefix(OsStr::from_bytes(root)) {
+            *path = Path::new("/").join(inside);
+        }
+    }
 }
 
 /// A name may really end in what the kernel appends to names of files that were removed. Such a file is still there under

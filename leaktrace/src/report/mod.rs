@@ -1,6 +1,7 @@
 //! Reports: the model, and one file per output format. Every format is a sink over a writer; which one a file gets
 //! follows from its name.
 
+pub mod aside;
 pub mod flamegraph;
 pub mod folded;
 pub mod group;
