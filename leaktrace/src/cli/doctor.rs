@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Failure, args::DoctorArguments, meant};
+use super::{Failure, args::DoctorArguments, meant, placement};
 use crate::{
-    daemon::{Measured, MeasuredCall, check_target, measure},
+    daemon::{Circumstances, Measured, MeasuredCall, check_target, measure},
     kernel::{Kernel, LoadOptions},
     probe::{
         cost::CostTable,
@@ -22,7 +22,7 @@ use crate::{
         plan::needs_stop,
     },
     target::{
-        TargetSpec, discover, preflight,
+        Scope, TargetSpec, discover, preflight,
         python::{self, Examined, Planned},
     },
     unwind::survey::{Surveyed, survey},
@@ -41,6 +41,9 @@ pub fn run(typed: &DoctorArguments) -> Result<(), Failure> {
         Some(kernel) => kernel.calibrate()?,
         None => CostTable::default(),
     };
+    if let Some(target) = &target {
+        placed(target, &mut kernel, &costs, &mut out)?;
+    }
     let Some(TargetSpec::Pids(pids)) = target else { return Ok(()) };
     for pid in pids {
         process(pid, &costs, &mut out)?;
@@ -53,6 +56,28 @@ pub fn run(typed: &DoctorArguments) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whose the probes would be, and who would pay for them.
+fn placed(
+    target: &TargetSpec,
+    kernel: &mut Option<Kernel>,
+    costs: &CostTable,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    if let TargetSpec::Pids(pids) = target {
+        pids.iter().try_for_each(|pid| check_target(*pid).map(drop))?;
+    }
+    let pids = Scope::resolve(target)?.members();
+    let safe = kernel.as_mut().map(Kernel::return_probes_survive_filters).transpose()?;
+    let circumstances = Circumstances {
+        processes: pids.len(),
+        whole_host: *target == TargetSpec::All,
+        strict: false,
+        forced: None,
+        returns_are_safe: safe.unwrap_or(true),
+    };
+    placement::print(&pids, &circumstances, costs, out).map_err(|error| closed(&error))
 }
 
 fn closed(error: &io::Error) -> Failure {

@@ -5,6 +5,7 @@ pub mod args;
 pub mod doctor;
 pub mod failure;
 pub mod meant;
+mod placement;
 pub mod trace;
 
 use std::process::ExitCode;

@@ -62,6 +62,7 @@ impl Tracer {
         let pid = identity.pid;
         let mut image = Image::new(self.new_serial(), identity);
         image.linker = linker;
+        self.inherit_links(&mut image);
         image.r_debug = discovered.r_debug;
         image.layered = discovered.plan.layered;
         self.look_at(&mut image);

@@ -111,6 +111,7 @@ impl Batch {
     fn sort(points: &[AttachPoint]) -> io::Result<Vec<Self>> {
         let mut batches: Vec<Self> = Vec::new();
         let mut paths: Vec<&PathBuf> = points.iter().map(|point| &point.path).collect();
+        paths.sort();
         paths.dedup();
         for path in paths {
             let points = points.iter().filter(|point| point.path == *path).cloned();
@@ -210,6 +211,14 @@ impl Tracer {
         points: Vec<AttachPoint>,
     ) -> Result<(), KernelError> {
         self.attach_in_order(image, Purpose::Linker, vec![points])
+    }
+
+    /// A process that was forked has its parent's links: those of the files that both map.
+    pub(super) fn inherit_links(&self, image: &mut Image) {
+        let entry = self.kernel.target(image.pid).filter(|entry| entry.serial == image.serial);
+        if let Some(entry) = entry.filter(|entry| entry.flags & target_flag::SHARED_LINKS != 0) {
+            image.links = entry.links;
+        }
     }
 
     /// Places a probe on what is called once an interpreter is set up.
@@ -393,5 +402,68 @@ impl Tracer {
         let used: HashSet<u16> = living.flat_map(|image| image.links).collect();
         let idle = self.placements.links.give_up(&used, Instant::now());
         self.placements.closer.close(idle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FEW_PROCESSES: Circumstances = Circumstances {
+        processes: FEW,
+        whole_host: false,
+        strict: false,
+        forced: None,
+        returns_are_safe: true,
+    };
+
+    #[test]
+    fn few_processes_have_links_of_their_own_and_many_share_them() {
+        let many = Circumstances { processes: FEW + 1, ..FEW_PROCESSES };
+        assert_eq!(FEW_PROCESSES.decide(), Placement::PerProcess);
+        assert_eq!(many.decide(), Placement::Shared);
+        assert_eq!(Circumstances { whole_host: true, ..FEW_PROCESSES }.decide(), Placement::Shared);
+        assert_eq!(Circumstances { returns_are_safe: false, ..many }.decide(), Placement::PerProcess);
+    }
+
+    #[test]
+    fn a_strict_scope_beats_everything_and_a_forced_placement_the_rest() {
+        let shared = Circumstances { forced: Some(Placement::Shared), ..FEW_PROCESSES };
+        assert_eq!(shared.decide(), Placement::Shared);
+        assert_eq!(
+            Circumstances { strict: true, whole_host: true, ..shared }.decide(),
+            Placement::PerProcess
+        );
+    }
+
+    #[test]
+    fn the_sentence_says_who_pays_how_much() {
+        let costs = CostTable::default();
+        let say = |circumstances: Circumstances| circumstances.sentence(&costs);
+        assert_eq!(say(FEW_PROCESSES), "16 processes in scope: no other process is touched");
+        assert!(say(Circumstances { whole_host: true, ..FEW_PROCESSES }).contains("some 809 ns"));
+        let strict = Circumstances { processes: 100, strict: true, ..FEW_PROCESSES };
+        assert!(say(strict).contains("3000 ns dearer"), "{}", say(strict));
+        let deadly = Circumstances { processes: 100, returns_are_safe: false, ..FEW_PROCESSES };
+        assert!(say(deadly).contains("would kill"), "{}", say(deadly));
+    }
+
+    #[test]
+    fn probes_are_sorted_by_file_whatever_path_leads_to_it() {
+        let point = |path: &str, offset| AttachPoint {
+            path: path.into(),
+            offset: crate::object::address::FileOffset(offset),
+            cookie: HookCookie::default(),
+            needs_return: false,
+        };
+        let own = format!("/proc/{}/exe", std::process::id());
+        let points =
+            [point("/proc/self/exe", 1), point("/dev/null", 1), point(&own, 1), point("/proc/self/exe", 2)];
+        let batches = Batch::sort(&points).expect("files that exist");
+        let offsets = |batch: &Batch| batch.points.iter().map(|point| point.offset.0).collect::<Vec<_>>();
+        assert_eq!(batches.iter().map(offsets).collect::<Vec<_>>(), [vec![1], vec![1, 2]]);
+        let shared = batches[1].shared_points(9);
+        assert!(shared.iter().all(|point| point.cookie.link == 9 && point.path.starts_with("/proc/self/fd")));
+        assert!(Batch::sort(&[point("/no/such/file", 1)]).is_err());
     }
 }
