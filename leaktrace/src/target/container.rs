@@ -2,7 +2,10 @@
 //! which would take their sockets and their clients: cgroups and the state that runtimes leave on disk say it all.
 
 pub mod catalog;
+mod containerd;
+mod docker;
 mod oci;
+mod podman;
 pub mod record;
 pub mod resolve;
 mod roots;

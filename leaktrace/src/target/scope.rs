@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{
     cli::Failure,
-    process::{self, Cgroup, PidNamespace, RunState, cgroup::Mounts, namespace::NamespaceError, status},
+    process::{
+        self, Cgroup, PidNamespace, ProcessError, RunState, cgroup::Mounts, namespace::NamespaceError, status,
+    },
 };
 
 /// Which processes are to be traced.
@@ -218,6 +220,7 @@ fn namespace(named: &OsStr) -> Result<PidNamespace, Failure> {
         NamespaceError::Process(process) if process.is_gone() => {
             Failure::NoTarget(format!("there is no process {}", named.display()))
         }
+        NamespaceError::Process(ProcessError::Denied { .. }) => Failure::Unsupported(error.to_string()),
         _ => Failure::NoTarget(error.to_string()),
     })
 }

@@ -5,12 +5,13 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use super::{
     Container,
     record::{Init, Record},
-    roots::Roots,
+    roots::{Roots, Stamp},
     spelling::{self, Spelled},
 };
 use crate::process::{
@@ -19,6 +20,10 @@ use crate::process::{
     namespace, status,
 };
 
+/// How long it is taken for granted that no container was made or removed.
+const FRESH: Duration = Duration::from_millis(20);
+/// How often records that may not be complete are read again.
+const REREAD: Duration = Duration::from_millis(100);
 /// Answers remembered.
 const MAX_ANSWERS: usize = 16_384;
 
@@ -57,7 +62,10 @@ pub struct Known {
 #[derive(Debug)]
 pub struct Catalog {
     roots: Roots,
-    stamp: Option<Vec<(PathBuf, (i64, u64))>>,
+    stamp: Option<Stamp>,
+    /// When the stamp was taken, and when the records were read.
+    looked: Instant,
+    read: Instant,
     known: Vec<Known>,
     answers: HashMap<Vec<Place>, Option<Located>>,
 }
@@ -65,13 +73,17 @@ pub struct Catalog {
 impl Catalog {
     /// Nothing is read before it is needed.
     pub fn new(roots: Roots) -> Self {
-        Self { roots, stamp: None, known: Vec::new(), answers: HashMap::new() }
+        let now = Instant::now();
+        Self { roots, stamp: None, looked: now, read: now, known: Vec::new(), answers: HashMap::new() }
     }
 
     /// The container that a process belongs to.
     pub fn locate(&mut self, pid: u32) -> Option<Located> {
         let places = cgroup::places(pid).ok()?;
-        self.refresh();
+        // What is asked for the first time may be the first process of a container that has just been made.
+        if !self.answers.contains_key(&places) || self.looked.elapsed() > FRESH {
+            self.refresh();
+        }
         let by_cgroup = match self.answers.get(&places) {
             Some(answer) => answer.clone(),
             None => {
@@ -95,9 +107,12 @@ impl Catalog {
     /// Reads the records again if containers were made or removed.
     fn refresh(&mut self) {
         let stamp = self.roots.stamp();
-        if self.stamp.as_ref() == Some(&stamp) {
+        self.looked = Instant::now();
+        let is_complete = || stamp.is_settled() || self.read.elapsed() < REREAD;
+        if self.stamp.as_ref() == Some(&stamp) && is_complete() {
             return;
         }
+        self.read = Instant::now();
         let mounts = Mounts::own();
         self.known = self.roots.records().into_iter().filter_map(|record| know(record, &mounts)).collect();
         self.stamp = Some(stamp);
@@ -263,4 +278,109 @@ fn is_in(pid: u32, inode: u64) -> bool {
         next = namespace.parent();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::cgroup::Hierarchy;
+
+    const ID: &str = "3f2a9b1c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8";
+
+    fn place(path: &str) -> Place {
+        Place { hierarchy: Hierarchy::Unified, path: path.replace("ID", ID).into() }
+    }
+
+    fn legacy(controllers: &str, path: &str) -> Place {
+        Place { hierarchy: Hierarchy::Legacy(controllers.to_owned()), ..place(path) }
+    }
+
+    fn catalog(known: Vec<Known>) -> Catalog {
+        let nowhere = || PathBuf::from("/nowhere");
+        let roots = Roots { run: nowhere(), lib: nowhere(), etc: nowhere(), own: None };
+        Catalog { known, ..Catalog::new(roots) }
+    }
+
+    fn known(id: &str, name: &str, own: &str) -> Known {
+        let record = Record { id: id.to_owned(), names: vec![name.to_owned()], ..Record::default() };
+        Known { record, places: vec![place(own)], namespace: None }
+    }
+
+    /// What the container at these places is called, and where its own cgroup is.
+    fn answer(catalog: &Catalog, places: &[Place]) -> Option<(String, Extent)> {
+        let located = catalog.by_cgroup(places)?;
+        Some((located.container.short(), located.extent))
+    }
+
+    #[test]
+    fn a_spelled_container_needs_no_record() {
+        let answer = answer(&catalog(Vec::new()), &[place("/system.slice/docker-ID.scope/a")]);
+        let own = Extent::Cgroup(place("/system.slice/docker-ID.scope"));
+        assert_eq!(answer, Some(("3f2a9b1c4d5e".to_owned(), own)));
+    }
+
+    #[test]
+    fn a_record_gives_a_name_to_a_cgroup_whose_spelling_says_nothing() {
+        let catalog = catalog(vec![known("x1", "web", "/any/web")]);
+        let own = Extent::Cgroup(place("/any/web"));
+        assert_eq!(answer(&catalog, &[place("/any/web/init.scope")]), Some(("web".to_owned(), own)));
+        assert_eq!(answer(&catalog, &[place("/any/web2")]), None);
+        assert_eq!(answer(&catalog, &[place("/")]), None);
+    }
+
+    #[test]
+    fn a_record_and_a_spelling_of_one_container_are_one_answer() {
+        let catalog = catalog(vec![known(ID, "web", "/docker/ID")]);
+        let own = Extent::Cgroup(place("/docker/ID"));
+        assert_eq!(answer(&catalog, &[place("/docker/ID/x")]), Some(("web".to_owned(), own)));
+    }
+
+    #[test]
+    fn the_innermost_container_is_the_one() {
+        let catalog = catalog(vec![known("outer", "node", "/docker/node")]);
+        let nested = place("/docker/node/kubepods/pod0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9/ID");
+        let (name, extent) = answer(&catalog, std::slice::from_ref(&nested)).expect("nested");
+        assert_eq!((name.as_str(), extent), ("3f2a9b1c4d5e", Extent::Cgroup(nested)));
+    }
+
+    #[test]
+    fn the_hierarchy_that_says_most_is_asked_first_and_others_where_it_says_nothing() {
+        let places = [place("/"), legacy("name=systemd", "/docker/ID"), legacy("memory", "/docker/ID")];
+        let (_, extent) = answer(&catalog(Vec::new()), &places).expect("docker");
+        assert_eq!(extent, Extent::Cgroup(legacy("name=systemd", "/docker/ID")));
+    }
+
+    #[test]
+    fn a_cgroup_that_takes_the_name_of_another_container_is_not_believed() {
+        let catalog = catalog(vec![known(ID, "web", "/system.slice/docker-ID.scope")]);
+        let forged = place("/user.slice/user-1000.slice/user@1000.service/docker-ID.scope");
+        assert_eq!(answer(&catalog, &[forged]), None);
+        let (name, _) = answer(&catalog, &[place("/system.slice/docker-ID.scope")]).expect("the real one");
+        assert_eq!(name, "web");
+    }
+
+    #[test]
+    fn a_user_s_record_of_somebody_else_s_process_is_not_believed() {
+        let own = status::read(std::process::id()).expect("own").uid;
+        let init = Some(Init { pid: std::process::id(), start_ticks: None });
+        let record = |owner| Record { id: "web".to_owned(), init, owner, ..Record::default() };
+        assert!(know(record(own), &Mounts::default()).is_some());
+        assert!(know(record(own + 1), &Mounts::default()).is_none());
+    }
+
+    #[test]
+    fn the_cgroup_that_a_record_names_is_the_containers_own() {
+        let at = |cgroup: &str, path: &str| {
+            let cgroups = vec![PathBuf::from(cgroup)];
+            let record = Record { id: "x1".to_owned(), cgroups, ..Record::default() };
+            let mounts = Mounts::parse(b"1 2 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup rw\n");
+            own_place(&record, &place(path), &mounts).map(|own| own.path)
+        };
+        assert_eq!(at("/a/web", "/a/web/init.scope"), Some("/a/web".into()));
+        assert_eq!(at("/sys/fs/cgroup/a/web", "/a/web/init.scope"), Some("/a/web".into()));
+        assert_eq!(at("", "/a/x1/init.scope"), Some("/a/x1".into()));
+        assert_eq!(at("", "/a/init.scope"), None);
+        assert_eq!(at("/", "/a/b"), None);
+        assert_eq!(at("/a", "/"), None);
+    }
 }

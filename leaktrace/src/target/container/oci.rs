@@ -159,7 +159,7 @@ mod tests {
     fn what_is_no_state_is_left_out() {
         let (_root, store) = root(&[
             ("a/state.json", "{}"),
-            ("b/state.json", "[1]"),
+            ("b/state.json", "\"text\""),
             ("c/status", "{\"pid\":\"x\"}"),
             ("d/status", ""),
             ("a b/status", "{\"pid\":1}"),

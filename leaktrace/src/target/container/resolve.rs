@@ -207,3 +207,82 @@ impl std::fmt::Display for Candidate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::cgroup::{Hierarchy, Place};
+
+    fn candidate(id: &str, name: &str, processes: usize) -> Candidate {
+        let container = Container {
+            id: id.to_owned(),
+            name: Some(name.to_owned()).filter(|name| !name.is_empty()),
+            ..Container::default()
+        };
+        let place = Place { hierarchy: Hierarchy::Unified, path: format!("/docker/{id}").into() };
+        let located = Located { container, extent: Extent::Cgroup(place) };
+        Candidate { processes, ..Candidate::new(located) }
+    }
+
+    fn chosen(name: &str, candidates: &[Candidate]) -> String {
+        match choose(name, candidates.to_vec()) {
+            Ok(candidate) => candidate.located.container.id,
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn names_ids_and_beginnings_of_ids_are_understood() {
+        let all = [candidate("3f2a", "web", 1), candidate("3f77", "db", 1), candidate("99", "3f", 1)];
+        for (name, id) in [("web", "3f2a"), ("3f7", "3f77"), ("containerd://3f77", "3f77"), ("3f", "99")] {
+            assert_eq!(chosen(name, &all), id, "{name}");
+        }
+        let mut more = all[0].clone();
+        more.names = vec!["shop-1/app".to_owned()];
+        assert_eq!(chosen("shop-1/app", &[more]), "3f2a");
+    }
+
+    #[test]
+    fn several_are_listed_and_none_lists_the_nearest_first() {
+        let all = [candidate("3f2a", "web", 2), candidate("3f77", "db", 1), candidate("99", "webb", 0)];
+        let several = chosen("3f", &all);
+        assert!(several.starts_with("2 containers go by 3f: "), "{several}");
+        assert!(several.contains("\n  3f2a  web  unknown runtime  2 processes\n  3f77  db"), "{several}");
+        let none = chosen("wbe", &all);
+        assert!(none.lines().nth(1).is_some_and(|line| line.contains("web")), "{none}");
+        assert!(none.contains("not running"), "{none}");
+        assert!(chosen("", &all).starts_with("no container"), "{}", chosen("", &all));
+        assert!(chosen("x", &[]).ends_with("there is no container on this host"));
+    }
+
+    #[test]
+    fn a_long_list_is_cut() {
+        let all: Vec<Candidate> = (0..50).map(|at| candidate(&format!("{at:04}"), "", 1)).collect();
+        let text = chosen("web", &all);
+        assert_eq!(text.lines().count(), MAX_LINES + 2);
+        assert!(text.ends_with("and 30 more"), "{text}");
+    }
+
+    #[test]
+    fn one_that_runs_is_meant_before_one_that_does_not() {
+        let stopped = candidate("aaaa", "web", 0);
+        assert_eq!(chosen("web", &[stopped.clone(), candidate("bbbb", "web", 1)]), "bbbb");
+        assert!(chosen("web", &[stopped]).contains("has no process"));
+    }
+
+    #[test]
+    fn what_a_user_calls_like_a_container_of_roots_does_not_get_in_its_way() {
+        let forged = Candidate { owner: 1000, ..candidate("bbbb", "web", 1) };
+        assert_eq!(chosen("web", &[forged.clone(), candidate("aaaa", "web", 1)]), "aaaa");
+        assert_eq!(chosen("web", &[forged]), "bbbb");
+    }
+
+    #[test]
+    fn edits_are_counted() {
+        for (one, other, count) in
+            [("", "", 0), ("web", "web", 0), ("web", "wbe", 2), ("web", "", 3), ("a", "web", 3)]
+        {
+            assert_eq!(edits(one, other), count, "{one} {other}");
+        }
+    }
+}

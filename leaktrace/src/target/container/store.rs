@@ -48,6 +48,11 @@ impl Store {
         Some(Self { directory, path: self.path.join(path) })
     }
 
+    /// Every directory in it.
+    pub fn directories(&self) -> Vec<Self> {
+        self.names().iter().filter_map(|name| self.below(name)).collect()
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -122,7 +127,7 @@ mod tests {
             std::ffi::CString::new(inside.join("fifo").as_os_str().as_encoded_bytes()).expect("no zero");
         // SAFETY: a path that is terminated.
         assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
-        let huge = fs::File::create(inside.join("huge")).expect("file");
+        let huge = File::create(inside.join("huge")).expect("file");
         huge.set_len(1 << 40).expect("a file with a hole");
 
         let store = Store::open(&inside).expect("there");

@@ -25,6 +25,9 @@ const CGROUP: [i64; 2] = [0x0027_e0eb, 0x6367_7270];
 /// # Errors
 /// If there is none by that name.
 pub fn find(named: &Path) -> Result<Cgroup, Failure> {
+    if named.as_os_str().is_empty() {
+        return Err(Failure::Usage("--cgroup needs a path: / is the whole tree".to_owned()));
+    }
     let own = cgroup::places(std::process::id()).map_err(|error| Failure::Failed(error.to_string()))?;
     let hierarchies: Vec<Hierarchy> = own.into_iter().map(|place| place.hierarchy).collect();
     let mounts = Mounts::own();
@@ -107,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_is_no_cgroup_is_refused_in_a_sentence() {
-        for path in ["/etc/passwd", "/no/such/cgroup", "../../etc", "x:/y", "9:nonsense:/", ""] {
+        for path in ["/etc/passwd", "/no/such/cgroup", "../../etc", "x:/y", "9:nonsense:/"] {
             let refused = find(Path::new(path)).map(|_| ());
             assert!(
                 matches!(refused, Err(Failure::NoTarget(text)) if text.contains("/proc/PID/cgroup")),
