@@ -173,10 +173,8 @@ fn probes_become_shared_under_load(options: &[&str]) -> Outcomes<()> {
     target.say("go")?;
     target.say("crowd")?;
     tracer.await_stderr("leaktrace: 17 processes use the same files")?;
-    // The last of the crowd are entered after the change.
-    for _ in 0..4 {
-        tracer.await_tracing()?;
-    }
+    // Until no link of its own is left, and beyond.
+    target.ask("more")?;
     let answer = target.ask("stop")?;
     let outcome = tracer.interrupt_and_finish()?;
     let report = outcome.final_report()?;
@@ -190,10 +188,12 @@ fn root_rule_change_between_hits() -> Outcomes<()> {
     probes_become_shared_under_load(&[])
 }
 
+/// The write that changes sides has to fall between two programs of one hit; eight runs are beyond luck.
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_rule_change_between_hits_fails_when_switched_off() {
-    assert_breaks(probes_become_shared_under_load(&["--switch-off", "change-between-hits"]));
+    let run = |_| probes_become_shared_under_load(&["--switch-off", "change-between-hits"]);
+    assert_breaks((0..8).map(run).find(Result::is_err).unwrap_or(Ok(())));
 }
 
 /// With links of its own a target costs nobody else anything.
