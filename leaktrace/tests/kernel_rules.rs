@@ -395,6 +395,8 @@ fn every_rule_has_its_two_tests() {
     let tests = concat!(
         include_str!("kernel_rules.rs"),
         include_str!("changing_mappings.rs"),
+        include_str!("forks.rs"),
+        include_str!("placement.rs"),
         include_str!("placement.rs"),
         include_str!("python_free_lists.rs")
     );

@@ -72,6 +72,11 @@ impl Circumstances {
         }
     }
 
+    /// One process with probes of its own is what everybody expects.
+    pub fn are_worth_telling(&self) -> bool {
+        self.processes > 1 || self.strict || self.decide() == Placement::Shared
+    }
+
     /// The decision in one line.
     pub fn sentence(&self, costs: &CostTable) -> String {
         let Self { processes, .. } = *self;

@@ -117,7 +117,9 @@ impl Tracer {
             LinkMode::Perf => CostTable::default(),
         };
         let circumstances = circumstances(&plan, &scope, &mut kernel)?;
-        eprintln!("leaktrace: {}", circumstances.sentence(&costs));
+        if circumstances.are_worth_telling() {
+            eprintln!("leaktrace: {}", circumstances.sentence(&costs));
+        }
         let cache = match plan.unwind {
             UnwindMode::Tables => plan.unwind_cache.as_deref().and_then(open_cache),
             UnwindMode::FramePointers => None,
