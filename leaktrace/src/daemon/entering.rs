@@ -239,7 +239,7 @@ async fn await_stop(pid: u32) {
 pub(super) fn target(image: &Image, gate: u32) -> Target {
     let (interpreter_start, interpreter_end) = image.interpreter_text();
     let layered = if image.layered { target_flag::LAYERED } else { 0 };
-    let shared = if image.links[0] == 0 { 0 } else { target_flag::SHARED_LINKS };
+    let shared = if image.shares_probes() { target_flag::SHARED_LINKS } else { 0 };
     Target {
         serial: image.serial,
         gate,

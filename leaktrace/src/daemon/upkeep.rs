@@ -131,13 +131,14 @@ impl Tracer {
     }
 
     /// A perf link compares the memory of the thread that it was opened on, which a thread gives up when it ends: from
-    /// then on the kernel takes the probes out wherever one is hit. Multi links compare the process.
+    /// then on the kernel takes the probes out wherever one is hit. Multi links compare the process, shared ones nothing.
     pub(super) fn watch_main_threads(&mut self) {
         if self.kernel.link_mode() == LinkMode::Multi {
             return;
         }
         let now = self.now().as_secs();
-        let seeing = self.images.values_mut().filter(|image| !image.lost_main_thread);
+        let own_probes = |image: &&mut Image| !image.lost_main_thread && !image.shares_probes();
+        let seeing = self.images.values_mut().filter(own_probes);
         for image in seeing.filter(|image| image.is_without_main_thread()) {
             image.lost_main_thread = true;
             image.blind.push(format!("process {} since {now} s: its main thread has ended", image.pid));

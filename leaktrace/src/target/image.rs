@@ -117,6 +117,11 @@ impl Image {
         }
     }
 
+    /// Whether its probes are shared with other processes.
+    pub fn shares_probes(&self) -> bool {
+        self.links.first().is_some_and(|link| *link != 0)
+    }
+
     /// Start and end of its interpreter's code; 0 if it has none.
     pub fn interpreter_text(&self) -> (u64, u64) {
         let code = self.python.interpreter.iter().flat_map(|interpreter| &interpreter.code);
