@@ -58,10 +58,14 @@ impl Tracer {
         discovered: &Discovered,
         linker: Attachment,
     ) -> Result<(), Failure> {
-        let begun = Instant::now();
-        let pid = identity.pid;
         let mut image = Image::new(self.new_serial(), identity);
         image.linker = linker;
+        self.enter_image(image, discovered)
+    }
+
+    /// Enters an image whose probes are known: every probe first, then the gate.
+    pub(super) fn enter_image(&mut self, mut image: Image, discovered: &Discovered) -> Result<(), Failure> {
+        let (begun, pid) = (Instant::now(), image.pid);
         image.r_debug = discovered.r_debug;
         image.layered = discovered.plan.layered;
         self.look_at(&mut image);
@@ -91,7 +95,7 @@ impl Tracer {
         }
         self.kernel.set_target(pid, &entry)?;
         announce(&image, &discovered.plan, begun.elapsed());
-        self.images.insert(image.serial, image);
+        self.now_traced(image);
         Ok(())
     }
 
@@ -137,6 +141,7 @@ impl Tracer {
         let (linker, mut hooks) = discover::attach_points(plan);
         if image.linker.link_count() == 0 && !linker.is_empty() {
             image.linker = self.kernel.attach(image.pid, &linker)?;
+            image.points.extend(linker);
         }
         if self.plan.rules_off & rule::GATE != 0 {
             // The gate is open already: until the probes of `free` follow, every block looks like a leak.
@@ -222,7 +227,7 @@ impl Tracer {
         // SAFETY: a signal to the command that we started and stopped.
         unsafe { libc::kill(i32::try_from(pid).unwrap_or(0), libc::SIGCONT) };
         announce(&image, plan, Duration::ZERO);
-        self.images.insert(image.serial, image);
+        self.now_traced(image);
         Ok(())
     }
 }
@@ -244,7 +249,8 @@ pub(super) fn target(image: &Image, gate: u32) -> Target {
     Target {
         serial: image.serial,
         gate,
-        flags: if image.layered { target_flag::LAYERED } else { 0 },
+        flags: if image.layered { target_flag::LAYERED } else { 0 }
+            | if image.forked { target_flag::FORKED } else { 0 },
         generation: image.code.latest().map_or(0, |(generation, _)| generation),
         r_debug: image.r_debug,
         allocator_start: image.allocator_text.0,

@@ -1,7 +1,10 @@
 //! The interpreter of a traced process: found when the process is entered, its allocators probed and redirected before the
 //! gate opens, everything undone when tracing ends. Nothing here keeps a process from being traced natively.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use leaktrace_common::{
     hook::{HookCookie, domain, kind},
@@ -18,9 +21,9 @@ use crate::{
         symbols::{Symbol, Table as SymbolTable},
     },
     probe::{hooks, plan::Plan},
-    process::{MemoryReader, MemoryWriter},
+    process::{self, MemoryReader, MemoryWriter},
     python::{
-        Interpreter, Redirection, Refusal, SlotChange, Tables, Version,
+        Inherited, Interpreter, Redirection, Refusal, SlotChange, Tables, Version,
         allocators::{Domain, Kind, Slot, State},
         arrays,
         census::Census,
@@ -146,7 +149,8 @@ impl Tracer {
             Tables::read(image.pid, interpreter, memory, &image.mappings).map_err(|reason| reason.to_string())
         };
         let tables = read()?;
-        if !self.plan.target_writes || tables.redirected().next().is_none() {
+        // A forked process has what was written to its parent, and keeps it.
+        if !self.plan.target_writes || image.forked || tables.redirected().next().is_none() {
             return Ok(tables);
         }
         let undone = leftover::undo_unrecorded(image.pid, image.identity.start_ticks, &tables);
@@ -200,11 +204,13 @@ impl Tracer {
                 }
                 image.python.tell_lists();
                 self.kernel.python.set(image.python_slot, &image.python.runtime);
-                eprintln!(
-                    "leaktrace: process {}: {} of Python's free lists closed (opened again at the end)",
-                    image.pid,
-                    image.python.lists.len()
-                );
+                if !image.forked {
+                    eprintln!(
+                        "leaktrace: process {}: {} of Python's free lists closed (opened again at the end)",
+                        image.pid,
+                        image.python.lists.len()
+                    );
+                }
             }
             Err(reason) => image.note(format!("Python's free lists stay open: {reason}")),
         }
@@ -236,6 +242,7 @@ impl Tracer {
             points.into_iter().filter(|point| !image.probed.contains(&place(point))).collect();
         image.hooks.merge(self.kernel.attach(image.pid, &new)?);
         image.probed.extend(new.iter().map(place));
+        image.points.extend(new);
         Ok(())
     }
 
@@ -392,6 +399,40 @@ impl Tracer {
     }
 }
 
+impl Tracer {
+    /// Takes over what a forked process has of its parent's interpreter: found there and validated there. `None`: the process
+    /// has changed it since, so that it has to be looked at for itself.
+    pub(super) fn inherit_python(&mut self, image: &mut Image, parent: &Python, from: u32) -> Option<()> {
+        let Some(interpreter) = &parent.interpreter else {
+            return parent.not_yet.is_none().then_some(());
+        };
+        if parent.has_changed(image.pid) || interpreter.runtime.0 == 0 {
+            return None;
+        }
+        let slot = self.kernel.python.take_slot()?;
+        image.python_slot = slot;
+        image.python = parent.copy(|path| reroot(path, from, image.pid));
+        self.kernel.python.set(slot, &image.python.runtime);
+        if let Some(redirection) = &parent.redirection {
+            redirect(image, redirection.changes()).ok()?;
+        }
+        if !parent.lists.is_empty() {
+            let (pid, ticks) = (image.pid, image.identity.start_ticks);
+            image.python.keep_closed(pid, ticks, parent.lists.clone()).ok()?;
+        }
+        image.python.counted_at_attach = image.python.count(image.pid).map(|(blocks, _)| blocks);
+        Some(())
+    }
+}
+
+/// A path below `/proc/PARENT` as one below `/proc/CHILD`: a forked process has the same files at the same addresses.
+pub(super) fn reroot(path: &Path, parent: u32, child: u32) -> PathBuf {
+    match path.strip_prefix(process::directory(parent)) {
+        Ok(rest) => process::directory(child).join(rest),
+        Err(_) => path.to_owned(),
+    }
+}
+
 impl Python {
     /// Notes what the table holds now, to notice when somebody changes it.
     fn remember(&mut self, tables: &Tables) {
@@ -401,6 +442,30 @@ impl Python {
             (slot.address.0, change.map_or(slot.pointer, |change| change.alias).0)
         };
         self.pointers = tables.tables.iter().flat_map(|table| &table.slots).map(holds).collect();
+    }
+
+    /// That of a process which was forked from this one's and has it all: `reroot` turns a path by which files of the parent are
+    /// opened into the child's. Nothing of it is on record yet.
+    fn copy(&self, reroot: impl Fn(&Path) -> PathBuf) -> Self {
+        let interpreter = self
+            .interpreter
+            .clone()
+            .map(|interpreter| Interpreter { openable: reroot(&interpreter.openable), ..interpreter });
+        Self {
+            interpreter,
+            runtime: self.runtime.clone(),
+            allocator: self.allocator.clone(),
+            inlined_unseen: self.inlined_unseen,
+            pointers: self.pointers.clone(),
+            census: self.census.clone(),
+            pools_told_apart: self.pools_told_apart,
+            ..Self::default()
+        }
+    }
+
+    /// What processes that are forked from this one have of what was written to it.
+    pub(super) fn inherited(&self) -> Option<Inherited> {
+        Some(Inherited::of(self.redirection.as_ref()?.recorded()?))
     }
 
     fn has_changed(&self, pid: u32) -> bool {
@@ -421,6 +486,11 @@ impl Python {
         let memory = MemoryReader::new(pid);
         let mut lists = free_lists(interpreter, &memory).map_err(|reason| reason.to_string())?;
         lists.truncate(MAX_FREE_LISTS);
+        self.keep_closed(pid, start_ticks, lists)
+    }
+
+    /// Closes lists that are known, and leaves a record of that first.
+    fn keep_closed(&mut self, pid: u32, start_ticks: u64, lists: Vec<FreeList>) -> Result<(), String> {
         let recorded = match self.redirection.as_mut().and_then(Redirection::record) {
             Some(record) => record.add_free_lists(&lists),
             None => {
@@ -486,6 +556,10 @@ fn redirect(image: &mut Image, changes: &[SlotChange]) -> Result<(), String> {
     let begun = Instant::now();
     let redirection = Redirection::apply(image.pid, image.identity.start_ticks, changes, &Records::default())
         .map_err(|error| error.to_string())?;
+    if image.forked {
+        image.python.redirection = Some(redirection);
+        return Ok(());
+    }
     eprintln!(
         "leaktrace: process {}: {} pointers of Python's allocator table redirected in {:.1} ms (undone at the end; --no-target-writes forbids it)",
         image.pid,
