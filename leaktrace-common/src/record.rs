@@ -37,8 +37,8 @@ pub struct Target {
     pub links: [u16; MAX_SHARED_LINKS],
 }
 
-/// How many files that are probed for everybody one process can take part in: its C library, dynamic linker, interpreter and
-/// other allocators.
+/// How many shared links one process can take part in: one for each set of probes in a file (dynamic linker, C library,
+/// other allocators; three in a Python interpreter).
 pub const MAX_SHARED_LINKS: usize = 8;
 
 impl Target {
@@ -88,6 +88,8 @@ pub mod target_flag {
     pub const FORKED: u32 = 32;
     /// It runs in its parent's memory (vfork) until it executes a program or exits: what it allocates is the parent's.
     pub const SHARES_MEMORY: u32 = 64;
+    /// It goes over from links of its own to shared ones: until the former are gone both fire at each hit.
+    pub const CHANGING_LINKS: u32 = 128;
 }
 
 /// LIVE key.
@@ -205,6 +207,10 @@ pub struct ThreadState {
     pub domain: u32,
     /// Which function the call in flight is of ([`crate::hook::HookCookie::hook`]).
     pub hook: u32,
+    /// 1 once a shared link has fired while the process went over to such ([`target_flag::CHANGING_LINKS`]).
+    pub moved: u32,
+    /// Whose return ended the last call ([`crate::hook::HookCookie::link`]): other links on the function see it too.
+    pub done_link: u32,
     /// How many functions this call has jumped to whose returns are probed too: they all return at once.
     pub tail_calls: u64,
     /// Address freed last by an outermost free (layered targets only).
@@ -254,7 +260,7 @@ const _: () = {
     assert!(size_of::<Row>() == 48 + CELLS * 16);
     assert!(
         size_of::<ThreadState>()
-            == 160 + size_of::<Walk>() + size_of::<PythonWalk>() + (STACK_WINDOW + RECORD_WORDS) * 8
+            == 168 + size_of::<Walk>() + size_of::<PythonWalk>() + (STACK_WINDOW + RECORD_WORDS) * 8
     );
 };
 

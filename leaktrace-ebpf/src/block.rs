@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
-    helpers::{bpf_loop, bpf_probe_read_user},
+    helpers::{bpf_get_attach_cookie, bpf_loop, bpf_probe_read_user},
 };
 use aya_log_ebpf::debug;
 use leaktrace_common::{
@@ -260,11 +260,13 @@ unsafe fn pointed_at(state: *mut ThreadState) -> LiveKey {
 #[inline(always)]
 pub fn leave<C: EbpfContext>(ctx: &C, pid_tgid: u64, registers: &Registers) -> Option<()> {
     let state = crate::maps::THREADS.get_ptr_mut(&thread::key(pid_tgid))?;
+    // SAFETY: a helper that takes the program's own context.
+    let link = u32::from(HookCookie::unpack(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) }).link);
     // SAFETY: the running thread's own scratch.
     unsafe {
         let call_kind = (*state).kind as u8;
         if call_kind == kind::NONE {
-            returned_before(state, registers.stack_pointer);
+            returned_before(state, registers.stack_pointer, link);
             return None;
         }
         if (*state).entry_sp.wrapping_add(RETURN_POPS) != registers.stack_pointer
@@ -275,6 +277,8 @@ pub fn leave<C: EbpfContext>(ctx: &C, pid_tgid: u64, registers: &Registers) -> O
             return None;
         }
         (*state).kind = u32::from(kind::NONE);
+        // Whichever link it was: the one that saw the entry may be gone.
+        (*state).done_link = link;
         match call_kind {
             kind::ALLOC => allocated(ctx, state, registers.result, counter::REPLACED_BLOCKS),
             // What is returned is the pool's first block; pools lie at multiples of their size.
@@ -293,10 +297,14 @@ pub fn leave<C: EbpfContext>(ctx: &C, pid_tgid: u64, registers: &Registers) -> O
 
 /// A return without a call in flight: of a function that the last call jumped to, or one whose entry nobody saw.
 #[inline(always)]
-unsafe fn returned_before(state: *mut ThreadState, stack_pointer: u64) {
+unsafe fn returned_before(state: *mut ThreadState, stack_pointer: u64, link: u32) {
     // SAFETY: the running thread's own scratch.
     unsafe {
         let same_return = (*state).entry_sp.wrapping_add(RETURN_POPS) == stack_pointer;
+        if same_return && (*state).done_link != link && config::rule(rule::ONE_LINK_COUNTS) {
+            // Seen by another link already.
+            return;
+        }
         if same_return && (*state).tail_calls != 0 {
             (*state).tail_calls -= 1;
         } else {

@@ -6,11 +6,11 @@ use aya_ebpf::{
 };
 use leaktrace_common::{
     hook::HookCookie,
-    record::{LiveKey, Target, gate},
+    record::{LiveKey, Target, gate, target_flag},
     rule,
 };
 
-use crate::{arch::Registers, config, maps, sync};
+use crate::{arch::Registers, config, maps, sync, thread};
 
 /// One call of a hooked function by a traced process.
 pub struct Call {
@@ -56,7 +56,7 @@ impl Call {
         let target = unsafe { *maps::TARGETS.get(&tgid)? };
         // SAFETY: a helper that takes the program's own context.
         let cookie = HookCookie::unpack(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-        if config::rule(rule::ONE_LINK_COUNTS) && !target.accepts(cookie.link) {
+        if config::rule(rule::ONE_LINK_COUNTS) && !counts(&target, cookie.link, pid_tgid) {
             return None;
         }
         let registers = Registers::read(ctx.as_ptr().cast());
@@ -81,4 +81,16 @@ impl Call {
     pub fn live_key(&self, address: u64) -> LiveKey {
         LiveKey { address, serial: self.target.serial, pad: 0 }
     }
+}
+
+/// Whether the hit of a link is the one that counts. Several can lie on an instruction, and all of them fire.
+#[inline(always)]
+fn counts(target: &Target, link: u16, pid_tgid: u64) -> bool {
+    if target.flags & target_flag::CHANGING_LINKS == 0 {
+        return target.accepts(link);
+    }
+    if link == 0 {
+        return !thread::has_moved(pid_tgid, target.serial);
+    }
+    target.accepts(link) && thread::moves(pid_tgid, target.serial)
 }

@@ -73,6 +73,26 @@ pub fn outermost(call: &Call) -> Option<*mut ThreadState> {
     Some(state)
 }
 
+/// A shared link has fired in a thread of a process that goes over to such: from here on only they count in it. The kernel
+/// visits the youngest link first (`consumer_add` in kernel/events/uprobes.c), which is the shared one, so a thread
+/// changes sides between two hits and never within one: a hit whose shared link came too early is counted by the old one,
+/// which follows. `false` if the thread has no scratch, which is counted.
+#[inline(always)]
+pub fn moves(pid_tgid: u64, serial: u32) -> bool {
+    let Some(state) = state(pid_tgid, serial) else { return false };
+    // SAFETY: the running thread's own scratch.
+    unsafe { (*state).moved = 1 };
+    true
+}
+
+/// Whether [`moves`] was called in this thread.
+#[inline(always)]
+pub fn has_moved(pid_tgid: u64, serial: u32) -> bool {
+    let Some(state) = THREADS.get_ptr_mut(&key(pid_tgid)) else { return false };
+    // SAFETY: the running thread's own scratch.
+    unsafe { (*state).serial == serial && (*state).moved != 0 }
+}
+
 /// Whether the return of a function of this kind is probed.
 #[inline(always)]
 fn may_return(kind: u8) -> bool {
@@ -90,6 +110,7 @@ unsafe fn forget(state: *mut ThreadState, serial: u32) {
         (*state).last_freed = 0;
         (*state).free_sp = 0;
         (*state).last_unmatched = 0;
+        (*state).moved = 0;
         (*state).python.thread_id = 0;
         (*state).python.thread_state = 0;
         (*state).python.search_in = 0;

@@ -10,7 +10,7 @@ use harness::{
     interpreters::{self, Interpreter, Origin, State},
 };
 use leaktrace::{
-    kernel::{Kernel, LoadOptions},
+    kernel::{AttachScope, Kernel, LoadOptions},
     probe::cost::CostTable,
     process::{MemoryReader, maps, status},
     python::{
@@ -334,7 +334,7 @@ fn count(
 ) -> Outcomes<(u64, BTreeMap<&'static str, u64>)> {
     let pid = target.pid();
     let (_, points) = discover::attach_points(&plan.plan);
-    let attached = kernel.attach(pid, &points).map_err(text_of)?;
+    let attached = kernel.attach(AttachScope::Process(pid), &points).map_err(text_of)?;
     let entry = Entry { serial: 1, gate: gate::OPEN, ..Entry::default() };
     kernel.set_target(pid, &entry).map_err(text_of)?;
     let before = kernel.hits().map_err(text_of)?;

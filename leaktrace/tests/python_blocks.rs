@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 
-use leaktrace::kernel::{Kernel, LoadOptions, Rings, StackRecord};
+use leaktrace::kernel::{AttachScope, Kernel, LoadOptions, Rings, StackRecord};
 use leaktrace::object::address::AbsoluteAddress;
 use leaktrace::process::MemoryReader;
 use leaktrace_common::hook::{HookCookie, domain, kind};
@@ -67,7 +67,7 @@ fn trace(
     let flags = target_flag::LAYERED;
     let target = Target { serial: 1, flags, python_slot: slot, ..Target::default() };
     kernel.set_target(pid, &target).expect("entered");
-    let attachment = kernel.attach(pid, &points(&root)).expect("attached");
+    let attachment = kernel.attach(AttachScope::Process(pid), &points(&root)).expect("attached");
     kernel.set_target(pid, &Target { gate: gate::OPEN, ..target }).expect("opened");
     program.go_on();
     program.says_to(|rings| close_on_demand(pid, rings, &lists), &mut rings, &mut stacks);

@@ -5,7 +5,7 @@ mod python;
 
 use std::collections::BTreeMap;
 
-use leaktrace::kernel::{Kernel, LoadOptions, StackRecord};
+use leaktrace::kernel::{AttachScope, Kernel, LoadOptions, StackRecord};
 use leaktrace_common::counter;
 use leaktrace_common::hook::domain;
 use leaktrace_common::python::end;
@@ -68,7 +68,7 @@ fn compare(version: &Version) {
     kernel.set_target(pid, &target).expect("entered");
     let mut points = interpreter_points(&library(&root, version.name));
     points.extend(libc_points(pid));
-    let attachment = kernel.attach(pid, &points).expect("attached");
+    let attachment = kernel.attach(AttachScope::Process(pid), &points).expect("attached");
     kernel.set_target(pid, &Target { gate: gate::OPEN, ..target }).expect("opened");
     let _stopwatch = kernel.start_stopwatch().expect("measuring");
     program.go_on();
@@ -110,7 +110,7 @@ fn searches_without_lock(version: &Version) -> u64 {
     kernel.python.set(slot, &runtime(version, pid, first["runtime"].as_u64().expect("an address")));
     let target = Target { serial: 1, python_slot: slot, ..Target::default() };
     kernel.set_target(pid, &target).expect("entered");
-    let attachment = kernel.attach(pid, &libc_points(pid)).expect("attached");
+    let attachment = kernel.attach(AttachScope::Process(pid), &libc_points(pid)).expect("attached");
     kernel.set_target(pid, &Target { gate: gate::OPEN, ..target }).expect("opened");
     program.go_on();
     program.says(&mut rings, &mut stacks);

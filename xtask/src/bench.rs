@@ -6,6 +6,7 @@ mod depth;
 mod flask;
 mod pairs;
 mod reports;
+mod scale;
 mod tables;
 
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ pub enum Part {
     Flask,
     /// Reports, by number of live blocks.
     Reports,
+    /// Many processes: attaching, detaching, memory.
+    Scale,
     /// Making unwind tables of large libraries, and reading them from disk. Traces nothing.
     Tables,
 }
@@ -55,6 +58,7 @@ pub fn run(rounds: usize, only: &[Part]) -> Result<()> {
             Part::Depth => depth::run(&bench, rounds.max(1))?,
             Part::Flask => flask::run(&bench, rounds.max(1))?,
             Part::Reports => reports::run(&bench)?,
+            Part::Scale => scale::run(&bench)?,
             Part::Tables => tables::run(rounds.max(1))?,
         }
     }

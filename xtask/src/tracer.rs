@@ -29,16 +29,22 @@ pub struct Tracer {
 impl Tracer {
     /// Starts `leaktrace trace -p PID ...`; its reports go to a file.
     pub fn leaktrace(binary: &Path, pid: u32, options: &[&str], reports: &Path) -> Result<Self> {
+        Self::leaktrace_of_many(binary, &[&pid.to_string()], options, reports)
+    }
+
+    /// The same for many processes; waits until all of them are traced.
+    pub fn leaktrace_of_many(binary: &Path, pids: &[&str], options: &[&str], reports: &Path) -> Result<Self> {
         let output = File::create(reports).with_context(|| format!("cannot create {}", reports.display()))?;
         let mut command = Command::new(binary);
-        command.args(["trace", "-p", &pid.to_string()]).args(options);
+        command.args(["trace", "-p", &pids.join(",")]).args(options);
         let begun = Instant::now();
         let mut child =
             command.stdout(output).stderr(Stdio::piped()).spawn().context("cannot start leaktrace")?;
         let lines = lines_of(&mut child)?;
-        let mut said = Vec::new();
+        let (mut said, mut traced) = (Vec::new(), 0);
         while let Ok(line) = lines.recv_timeout(LIMIT) {
-            if line.starts_with(READY) {
+            traced += line.strip_prefix(READY).map_or(0, processes);
+            if traced >= pids.len() {
                 return Ok(Self { child, name: "leaktrace".to_owned(), attach_time: begun.elapsed() });
             }
             said.push(line);
@@ -115,6 +121,14 @@ impl Drop for Tracer {
         if matches!(self.child.try_wait(), Ok(None)) {
             command::stop(&mut self.child);
         }
+    }
+}
+
+/// How many processes a line says to be traced: "4711 (python3): ..." or "500 processes ...".
+fn processes(line: &str) -> usize {
+    match line.split_once(' ') {
+        Some((count, rest)) if rest.starts_with("processes") => count.parse().unwrap_or(0),
+        _ => 1,
     }
 }
 

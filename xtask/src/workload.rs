@@ -36,7 +36,13 @@ impl Workload {
 
     /// Starts a program that takes orders and answers them.
     pub fn spawn(file: &Path) -> Result<Self> {
+        Self::spawn_with(file, &[])
+    }
+
+    /// The same with arguments.
+    pub fn spawn_with(file: &Path, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(file);
+        command.args(arguments);
         command.env("LD_LIBRARY_PATH", own_libc(file)?);
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = started.with_context(|| format!("cannot start {}", file.display()))?;
@@ -92,8 +98,21 @@ impl Workload {
         Ok(Duration::from_nanos(nanoseconds.with_context(|| format!("the workload answered {answer:?}"))?))
     }
 
+    /// Gives an order whose answer has several lines, the last of which begins so.
+    pub fn ask_until(&mut self, order: &str, last: &str) -> Result<()> {
+        let mut answer = self.ask(order)?;
+        while !answer.starts_with(last) {
+            answer = self.next_line(order)?;
+        }
+        Ok(())
+    }
+
     fn ask(&mut self, order: &str) -> Result<String> {
         writeln!(self.orders, "{order}").with_context(|| format!("the workload is gone before `{order}`"))?;
+        self.next_line(order)
+    }
+
+    fn next_line(&mut self, order: &str) -> Result<String> {
         let mut answer = String::new();
         self.answers.read_line(&mut answer).context("cannot read the workload's answer")?;
         if answer.is_empty() {

@@ -128,6 +128,9 @@ pub struct TraceArguments {
     /// the same stack.
     #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
     pub stop_one_in: u32,
+    /// Whose the probes are, whatever the number of processes.
+    #[arg(long, value_enum, hide = true)]
+    pub placement: Option<Placement>,
     /// Use this kind of kernel link instead of the best that the kernel has.
     #[arg(long, value_enum, hide = true)]
     pub link_mode: Option<Link>,
@@ -214,4 +217,13 @@ pub enum Link {
     Multi,
     /// Perf links.
     Perf,
+}
+
+/// `--placement`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Placement {
+    /// Each process has its own.
+    Process,
+    /// All processes of a file share them.
+    Shared,
 }

@@ -8,11 +8,12 @@ use leaktrace_common::rule;
 use super::{
     Failure,
     args::{
-        Arguments, Command, Detail, Format, Group, Link, Merge, Sort, TargetArguments, TraceArguments, Unwind,
+        self, Arguments, Command, Detail, Format, Group, Link, Merge, Sort, TargetArguments, TraceArguments,
+        Unwind,
     },
 };
 use crate::{
-    daemon::UnwindMode,
+    daemon::{Placement, UnwindMode},
     kernel::LinkMode,
     report::{
         OutputFormat,
@@ -81,6 +82,8 @@ pub struct TracePlan {
     pub stop_one_in: u32,
     /// Count the calls of each function (`doctor --measure`).
     pub count_hits: bool,
+    /// Whose probes are to be, whatever the number of processes (tests).
+    pub placement: Option<Placement>,
     /// Link mode to use.
     pub link_mode: Option<LinkMode>,
 }
@@ -161,6 +164,10 @@ impl TryFrom<TraceArguments> for TracePlan {
             rules_off: rules_off(&typed.switch_off)?,
             stop_one_in: typed.stop_one_in,
             count_hits: false,
+            placement: typed.placement.map(|placement| match placement {
+                args::Placement::Process => Placement::PerProcess,
+                args::Placement::Shared => Placement::Shared,
+            }),
             link_mode: typed.link_mode.map(|mode| match mode {
                 Link::Multi => LinkMode::Multi,
                 Link::Perf => LinkMode::Perf,

@@ -14,7 +14,7 @@ use leaktrace_common::{
 use super::tracer::{Replaced, Tracer};
 use crate::{
     cli::Failure,
-    kernel::Attachment,
+    kernel::{AttachScope, Attachment},
     probe::{
         command::Command as CommandPlan,
         plan::{Plan, PlannedProbe},
@@ -99,6 +99,12 @@ impl Tracer {
         Ok(())
     }
 
+    /// An image's gate is open.
+    pub(super) fn now_traced(&mut self, image: Image) {
+        self.traced_pids.insert(image.pid, image.serial);
+        self.images.insert(image.serial, image);
+    }
+
     /// Takes first readings, and opens the objects that stacks will lead to.
     pub(super) fn look_at(&mut self, image: &mut Image) {
         image.read_memory();
@@ -139,10 +145,7 @@ impl Tracer {
     /// Places the probes of a plan that are not in place yet.
     pub(super) fn place(&mut self, image: &mut Image, plan: &Plan) -> Result<(), Failure> {
         let (linker, mut hooks) = discover::attach_points(plan);
-        if image.linker.link_count() == 0 && !linker.is_empty() {
-            image.linker = self.kernel.attach(image.pid, &linker)?;
-            image.points.extend(linker);
-        }
+        self.attach_linker(image, linker)?;
         if self.plan.rules_off & rule::GATE != 0 {
             // The gate is open already: until the probes of `free` follow, every block looks like a leak.
             let is_free = |point: &crate::kernel::AttachPoint| point.cookie.kind == kind::FREE;
@@ -187,10 +190,8 @@ impl Tracer {
         let mut entry = target(&image, gate::CLOSED);
         entry.flags |= target_flag::STOP_AFTER_EXEC;
         self.kernel.set_target(pid, &entry)?;
-        let linker = self.kernel.attach(pid, &linker_points)?;
-        if !own_points.is_empty() {
-            image.hooks = self.kernel.attach(pid, &own_points)?;
-        }
+        let linker = self.kernel.attach(AttachScope::Process(pid), &linker_points)?;
+        self.attach_new(&mut image, own_points)?;
         let is_static = command.linker.is_none();
         if is_static {
             return self.release_static(held, image, name, &plan).await;
@@ -246,11 +247,12 @@ async fn await_stop(pid: u32) {
 /// What the kernel side is to know of an image.
 pub(super) fn target(image: &Image, gate: u32) -> Target {
     let (interpreter_start, interpreter_end) = image.interpreter_text();
+    let layered = if image.layered { target_flag::LAYERED } else { 0 };
+    let shared = if image.links[0] == 0 { 0 } else { target_flag::SHARED_LINKS };
     Target {
         serial: image.serial,
         gate,
-        flags: if image.layered { target_flag::LAYERED } else { 0 }
-            | if image.forked { target_flag::FORKED } else { 0 },
+        flags: layered | shared | if image.forked { target_flag::FORKED } else { 0 },
         generation: image.code.latest().map_or(0, |(generation, _)| generation),
         r_debug: image.r_debug,
         allocator_start: image.allocator_text.0,

@@ -18,7 +18,7 @@ use leaktrace_common::record::{Target, gate};
 use super::tracer::Tracer;
 use crate::{
     cli::{Failure, meant::TracePlan},
-    kernel::{Kernel, LoadOptions, ProgramTime, programs},
+    kernel::{AttachScope, Kernel, LoadOptions, ProgramTime, programs},
     probe::{
         cost::CostTable,
         hooks::{self, HookId, POOL_TAKEN, Provider},
@@ -191,7 +191,7 @@ fn count(pid: u32, probes: &Probes) -> Result<Counted, Failure> {
     let (_, points) = discover::attach_points(&probes.plan);
     let target = Target { serial: COUNTED, gate: gate::CLOSED, ..Target::default() };
     kernel.set_target(pid, &target)?;
-    let attached = kernel.attach(pid, &points)?;
+    let attached = kernel.attach(AttachScope::Process(pid), &points)?;
     let mut redirection = redirect(pid, &probes.redirect)?;
     let _measuring = kernel.start_stopwatch()?;
     let pace = pace(&mut kernel, pid, &target, None, LONG_WINDOW)?;

@@ -2,7 +2,7 @@
 //! gate opens, everything undone when tracing ends. Nothing here keeps a process from being traced natively.
 
 use std::{
-    path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -71,6 +71,8 @@ pub struct Python {
     pools_told_apart: bool,
     /// That count when tracing began.
     pub counted_at_attach: Option<u64>,
+    /// What forked processes have of what was written.
+    pub inherited: Option<Arc<Inherited>>,
 }
 
 impl Tracer {
@@ -137,6 +139,7 @@ impl Tracer {
         let counted = image.python.count(image.pid);
         image.python.pools_told_apart = counted.is_none_or(|(_, told_apart)| told_apart);
         image.python.counted_at_attach = counted.map(|(blocks, _)| blocks);
+        image.python.remember_inherited();
     }
 
     fn tables(
@@ -232,20 +235,6 @@ impl Tracer {
         self.attach_new(image, points)
     }
 
-    /// Places probes that are not there yet.
-    pub(super) fn attach_new(
-        &mut self,
-        image: &mut Image,
-        points: Vec<AttachPoint>,
-    ) -> Result<(), KernelError> {
-        let new: Vec<AttachPoint> =
-            points.into_iter().filter(|point| !image.probed.contains(&place(point))).collect();
-        image.hooks.merge(self.kernel.attach(image.pid, &new)?);
-        image.probed.extend(new.iter().map(place));
-        image.points.extend(new);
-        Ok(())
-    }
-
     /// A collection has opened an image's free lists.
     pub(super) fn close_lists_again(&mut self, serial: u32) {
         if let Some(image) = self.images.get_mut(&serial) {
@@ -287,8 +276,7 @@ impl Tracer {
         let (_, points) = discover::attach_points(plan);
         let (frees, others) =
             points.into_iter().partition::<Vec<_>, _>(|point| point.cookie.kind == kind::FREE);
-        self.attach_new(image, frees)?;
-        self.attach_new(image, others)
+        self.attach_first_and_then(image, frees, others)
     }
 
     /// Watches for the moment at which an interpreter is set up.
@@ -297,9 +285,8 @@ impl Tracer {
             return;
         }
         for point in set_up_points(image) {
-            match self.kernel.attach(image.pid, &[point]) {
-                Ok(attachment) => image.linker.merge(attachment),
-                Err(error) => tracing::debug!("{SET_UP} of process {} is not probed: {error}", image.pid),
+            if let Err(error) = self.attach_set_up(image, point) {
+                tracing::debug!("{SET_UP} of process {} is not probed: {error}", image.pid);
             }
         }
     }
@@ -399,37 +386,36 @@ impl Tracer {
     }
 }
 
+/// What a forked process has of its parent's interpreter.
+pub(super) struct Legacy {
+    python: Python,
+    changes: Vec<SlotChange>,
+    lists: Vec<FreeList>,
+}
+
 impl Tracer {
     /// Takes over what a forked process has of its parent's interpreter: found there and validated there. `None`: the process
     /// has changed it since, so that it has to be looked at for itself.
-    pub(super) fn inherit_python(&mut self, image: &mut Image, parent: &Python, from: u32) -> Option<()> {
-        let Some(interpreter) = &parent.interpreter else {
-            return parent.not_yet.is_none().then_some(());
-        };
-        if parent.has_changed(image.pid) || interpreter.runtime.0 == 0 {
+    pub(super) fn inherit_python(&mut self, image: &mut Image, legacy: Legacy) -> Option<()> {
+        let Legacy { python, changes, lists } = legacy;
+        if python.interpreter.is_none() {
+            return Some(());
+        }
+        if python.has_changed(image.pid) {
             return None;
         }
-        let slot = self.kernel.python.take_slot()?;
-        image.python_slot = slot;
-        image.python = parent.copy(|path| reroot(path, from, image.pid));
-        self.kernel.python.set(slot, &image.python.runtime);
-        if let Some(redirection) = &parent.redirection {
-            redirect(image, redirection.changes()).ok()?;
+        image.python_slot = self.kernel.python.take_slot()?;
+        image.python = python;
+        self.kernel.python.set(image.python_slot, &image.python.runtime);
+        if !changes.is_empty() {
+            redirect(image, &changes).ok()?;
         }
-        if !parent.lists.is_empty() {
-            let (pid, ticks) = (image.pid, image.identity.start_ticks);
-            image.python.keep_closed(pid, ticks, parent.lists.clone()).ok()?;
+        if !lists.is_empty() {
+            image.python.keep_closed(image.pid, image.identity.start_ticks, lists).ok()?;
         }
         image.python.counted_at_attach = image.python.count(image.pid).map(|(blocks, _)| blocks);
+        image.python.remember_inherited();
         Some(())
-    }
-}
-
-/// A path below `/proc/PARENT` as one below `/proc/CHILD`: a forked process has the same files at the same addresses.
-pub(super) fn reroot(path: &Path, parent: u32, child: u32) -> PathBuf {
-    match path.strip_prefix(process::directory(parent)) {
-        Ok(rest) => process::directory(child).join(rest),
-        Err(_) => path.to_owned(),
     }
 }
 
@@ -444,14 +430,16 @@ impl Python {
         self.pointers = tables.tables.iter().flat_map(|table| &table.slots).map(holds).collect();
     }
 
-    /// That of a process which was forked from this one's and has it all: `reroot` turns a path by which files of the parent are
-    /// opened into the child's. Nothing of it is on record yet.
-    fn copy(&self, reroot: impl Fn(&Path) -> PathBuf) -> Self {
-        let interpreter = self
-            .interpreter
-            .clone()
-            .map(|interpreter| Interpreter { openable: reroot(&interpreter.openable), ..interpreter });
-        Self {
+    /// What a process has of it that was forked just now; nothing of that is on record yet. `None`: it is not set up.
+    pub(super) fn legacy(&self, parent: u32, child: u32) -> Option<Legacy> {
+        if self.not_yet.is_some() {
+            return None;
+        }
+        let interpreter = self.interpreter.clone().map(|interpreter| Interpreter {
+            openable: process::reroot(&interpreter.openable, parent, child),
+            ..interpreter
+        });
+        let python = Self {
             interpreter,
             runtime: self.runtime.clone(),
             allocator: self.allocator.clone(),
@@ -460,12 +448,15 @@ impl Python {
             census: self.census.clone(),
             pools_told_apart: self.pools_told_apart,
             ..Self::default()
-        }
+        };
+        let changes = self.redirection.as_ref().map(|redirection| redirection.changes().to_vec());
+        Some(Legacy { python, changes: changes.unwrap_or_default(), lists: self.lists.clone() })
     }
 
-    /// What processes that are forked from this one have of what was written to it.
-    pub(super) fn inherited(&self) -> Option<Inherited> {
-        Some(Inherited::of(self.redirection.as_ref()?.recorded()?))
+    /// Keeps what processes that are forked from this one have of what was written to it.
+    fn remember_inherited(&mut self) {
+        let recorded = self.redirection.as_ref().and_then(Redirection::recorded);
+        self.inherited = recorded.map(|record| Arc::new(Inherited::of(record)));
     }
 
     fn has_changed(&self, pid: u32) -> bool {
@@ -548,6 +539,7 @@ impl Python {
             eprintln!("leaktrace: {error}");
         }
         self.pointers.clear();
+        self.inherited = None;
     }
 }
 
@@ -570,10 +562,6 @@ fn redirect(image: &mut Image, changes: &[SlotChange]) -> Result<(), String> {
     Ok(())
 }
 
-fn place(point: &AttachPoint) -> (std::path::PathBuf, u64) {
-    (point.path.clone(), point.offset.0)
-}
-
 /// Opens free lists that a killed tracer has left closed.
 fn reopen(writer: &MemoryWriter, lists: &[FreeList]) -> usize {
     closing::open(lists, &MemoryReader::new(writer.pid()), writer).map_or(0, |outcome| outcome.written)
@@ -585,7 +573,7 @@ fn set_up_points(image: &Image) -> Vec<AttachPoint> {
     let cookie = HookCookie { kind: kind::LINK_MAP, hook, ..HookCookie::default() };
     let code = image.mappings.iter().filter(|mapping| mapping.executable && mapping.is_file());
     code.filter_map(|mapping| {
-        let path = crate::process::maps::openable_path(image.pid, mapping);
+        let path = process::maps::openable_path(image.pid, mapping);
         let elf = Elf::open(&path).ok()?;
         let Symbol { address, .. } = elf.symbol(SymbolTable::Dynamic, SET_UP).ok()?.ok()?;
         let offset = elf.file_offset(address)?;

@@ -1,7 +1,7 @@
 //! The state of a running trace, and how it begins. What is done to it: `entering`, `events`, `upkeep`, `compose`.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, VecDeque},
     os::fd::OwnedFd,
     path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -16,12 +16,14 @@ use super::{
     epoch_keeper::EpochKeeper,
     merging::Unmerged,
     newcomers::{NEWBORNS, Newcomers},
+    placement::{Circumstances, Placements},
     recycle::Recycler,
+    retired::Retired,
     stacks::Stacks,
 };
 use crate::{
     cli::{Failure, meant::TracePlan},
-    kernel::{Attachment, CodeCapacity, Kernel, LinkMode, LoadOptions, Logger, Rings, Sweeper},
+    kernel::{Attachment, CodeCapacity, Kernel, LinkMode, LoadOptions, Logger, Rings, StackRecord, Sweeper},
     ledger::Ledger,
     probe::cost::CostTable,
     process::maps,
@@ -62,9 +64,13 @@ pub struct Tracer {
     pub(super) rings: Rings,
     pub(super) sweeper: Sweeper,
     pub(super) costs: CostTable,
+    pub(super) placements: Placements,
     pub(super) replaced: HashMap<u32, Replaced>,
-    pub(super) retired: HashSet<u32>,
-    pub(super) sweeping: bool,
+    pub(super) retired: Retired,
+    /// Images that run, by PID.
+    pub(super) traced_pids: HashMap<u32, u32>,
+    /// Stacks of processes that were made just now: nobody has been told of them yet.
+    pub(super) early: VecDeque<StackRecord>,
     /// The image that was looked after last.
     pub(super) looked_after: u32,
     pub(super) scope: Scope,
@@ -114,6 +120,8 @@ impl Tracer {
             LinkMode::Multi => kernel.calibrate()?,
             LinkMode::Perf => CostTable::default(),
         };
+        let circumstances = circumstances(&plan, &scope, &mut kernel)?;
+        eprintln!("leaktrace: {}", circumstances.sentence(&costs));
         let cache = match plan.unwind {
             UnwindMode::Tables => plan.unwind_cache.as_deref().and_then(open_cache),
             UnwindMode::FramePointers => None,
@@ -137,8 +145,9 @@ impl Tracer {
             stacks_unknown: 0,
             unmerged: Unmerged::default(),
             replaced: HashMap::new(),
-            retired: HashSet::new(),
-            sweeping: false,
+            retired: Retired::default(),
+            traced_pids: HashMap::new(),
+            early: VecDeque::new(),
             looked_after: 0,
             scope,
             scope_looked_through: Instant::now(),
@@ -156,6 +165,7 @@ impl Tracer {
             rings,
             sweeper,
             costs,
+            placements: Placements::new(&circumstances),
         };
         tracer.kernel.control.set_newborns(NEWBORNS);
         tracer.clean_up_leftovers();
@@ -195,6 +205,21 @@ fn may_be_python(target: &TargetSpec, finder: &mut Finder) -> bool {
     pids.iter().any(|pid| {
         let mappings = maps::read(*pid).unwrap_or_default();
         !matches!(finder.find(*pid, &mappings), Ok(None))
+    })
+}
+
+/// What the placement of probes depends on. Whether return probes are safe in everybody is tried on a child of ours.
+fn circumstances(plan: &TracePlan, scope: &Scope, kernel: &mut Kernel) -> Result<Circumstances, Failure> {
+    let processes = match &plan.target {
+        TargetSpec::Command(_) => 1,
+        _ => scope.members().len(),
+    };
+    Ok(Circumstances {
+        processes,
+        whole_host: plan.target == TargetSpec::All,
+        strict: plan.strict_scope,
+        forced: plan.placement,
+        returns_are_safe: plan.strict_scope || kernel.return_probes_survive_filters()?,
     })
 }
 

@@ -36,7 +36,7 @@ impl Tracer {
             .values()
             .flat_map(|image| image.intervals.iter().map(|(_, piece)| (image.serial, piece.stack_id)))
             .collect();
-        self.recycler.begin(&mut self.kernel, &self.retired, &keep, self.plan.rules_off);
+        self.recycler.begin(&mut self.kernel, &mut self.retired, &keep, self.plan.rules_off);
     }
 
     /// What no event announces.
@@ -49,6 +49,7 @@ impl Tracer {
         self.code.keep_house(&mut self.kernel.code);
         self.tables_made();
         self.sweep();
+        self.look_after_links();
         self.watch_losses();
         self.refill_log();
         let some = self.next_images();
@@ -91,18 +92,18 @@ impl Tracer {
     pub(super) fn sweep(&mut self) {
         // With the only process gone tracing ends, and the map goes with it.
         for _ in 0..SWEEP_TURNS {
-            if !self.sweeping {
+            if !self.retired.wants_walk() {
                 return;
             }
             let retired = &self.retired;
-            match self.sweeper.turn(|serial| retired.contains(&serial)) {
+            match self.sweeper.turn(|serial| retired.contains(serial)) {
                 Ok((removed, at_end)) => {
                     self.swept += removed;
-                    self.sweeping = !at_end;
+                    self.retired.walked(at_end);
                 }
                 Err(error) => {
                     tracing::warn!("{error}");
-                    self.sweeping = false;
+                    return;
                 }
             }
         }
@@ -192,7 +193,11 @@ impl Tracer {
             attachments.extend([std::mem::take(&mut image.hooks), std::mem::take(&mut image.linker)]);
         }
         attachments.extend(self.replaced.drain().map(|(_, replaced)| replaced.linker));
+        attachments.extend(self.placements.take_all());
+        attachments.extend(self.newcomers.sharers.take_all());
+        self.undo_in_newcomers();
         close_together(attachments);
+        self.placements.closer.finish();
         if let (Ending::Signal(signal), Some((pid, ended))) = (ending, &mut self.command)
             && matches!(ended.try_recv(), Err(TryRecvError::Empty))
         {
@@ -207,7 +212,7 @@ impl Tracer {
         self.ledger.begin();
         for index in 0..used {
             let Some(mut row) = self.kernel.rows.read(index) else { continue };
-            if self.retired.contains(&row.serial) {
+            if self.retired.contains(row.serial) {
                 continue;
             }
             if index != OVERFLOW_ROW {

@@ -13,7 +13,7 @@ use leaktrace_common::{
 };
 
 use super::{
-    Kernel, KernelError, LinkMode,
+    Kernel, KernelError, LinkMode, calibrate,
     error::{chain, is_permission},
 };
 use crate::object::address::FileOffset;
@@ -31,7 +31,25 @@ pub struct AttachPoint {
     pub needs_return: bool,
 }
 
-/// The links of one process. Dropping it detaches them.
+/// Whose hits a link sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachScope {
+    /// Those of one process.
+    Process(u32),
+    /// Those of every process that maps the file.
+    Everyone,
+}
+
+impl std::fmt::Display for AttachScope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "process {pid}"),
+            Self::Everyone => f.write_str("all processes"),
+        }
+    }
+}
+
+/// Links that belong together. Dropping it detaches them, which takes some 40 ms each.
 #[derive(Default)]
 pub struct Attachment {
     links: Vec<UProbeLink>,
@@ -43,7 +61,12 @@ impl Attachment {
         self.links.len()
     }
 
-    /// Adds the links of another attachment to the same process.
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// Adds the links of another attachment.
     pub fn merge(&mut self, mut other: Self) {
         self.links.append(&mut other.links);
     }
@@ -81,11 +104,11 @@ pub fn programs(call_kind: u8) -> (&'static str, &'static str) {
 }
 
 impl Kernel {
-    /// Places probes in one process. Either all are placed or none stay.
+    /// Places probes. Either all are placed or none stay.
     ///
     /// # Errors
     /// If the kernel refuses one.
-    pub fn attach(&mut self, pid: u32, points: &[AttachPoint]) -> Result<Attachment, KernelError> {
+    pub fn attach(&mut self, scope: AttachScope, points: &[AttachPoint]) -> Result<Attachment, KernelError> {
         let late_free = self.rules_off & rule::FREE_AT_ENTRY != 0;
         let mut groups: BTreeMap<(&'static str, &Path), Vec<&AttachPoint>> = BTreeMap::new();
         for point in points {
@@ -98,7 +121,7 @@ impl Kernel {
         }
         let mut attachment = Attachment::default();
         for ((program, path), points) in groups {
-            attachment.links.push(self.attach_program(program, path, pid, &points)?);
+            attachment.links.push(self.attach_program(program, path, scope, &points)?);
         }
         Ok(attachment)
     }
@@ -108,25 +131,34 @@ impl Kernel {
         &mut self,
         program: &str,
         path: &Path,
-        pid: u32,
+        scope: AttachScope,
         points: &[&AttachPoint],
     ) -> Result<UProbeLink, KernelError> {
         let name = match self.link_mode {
             LinkMode::Multi => format!("{program}_multi"),
             LinkMode::Perf => program.to_owned(),
         };
-        let failed =
-            |reason: String| KernelError::Attach { count: points.len(), path: path.to_owned(), pid, reason };
-        let scope = NonZeroU32::new(pid).ok_or_else(|| failed("0 is no process".into()))?;
+        let failed = |reason: String| KernelError::Attach {
+            count: points.len(),
+            path: path.to_owned(),
+            scope,
+            reason,
+        };
+        let processes = match scope {
+            AttachScope::Everyone => UProbeScope::AllProcesses,
+            AttachScope::Process(pid) => {
+                UProbeScope::OneProcess(NonZeroU32::new(pid).ok_or_else(|| failed("0 is no process".into()))?)
+            }
+        };
         let locations = points.iter().map(|point| UProbeAttachPoint {
             location: UProbeAttachLocation::AbsoluteOffset(point.offset.0),
             cookie: Some(point.cookie.pack()),
         });
         let uprobe = self.uprobe(&name)?;
-        let id = uprobe.attach(locations, path, UProbeScope::OneProcess(scope)).map_err(|error| {
+        let id = uprobe.attach(locations, path, processes).map_err(|error| {
             if is_permission(&error) {
                 KernelError::NotPermitted {
-                    what: format!("placing probes in process {pid}"),
+                    what: format!("placing probes in {scope}"),
                     reason: chain(&error),
                 }
             } else {
@@ -134,5 +166,19 @@ impl Kernel {
             }
         })?;
         uprobe.take_link(id).map_err(|error| failed(chain(&error)))
+    }
+
+    /// Something whose closing waits until every probe that is being hit now has been dealt with to the end, all programs on it
+    /// included: the kernel does that whenever a probe is taken away (`uprobe_unregister_sync`).
+    ///
+    /// # Errors
+    /// If no probe can be placed in our own code.
+    pub fn fence(&mut self) -> Result<Attachment, KernelError> {
+        let missing = || KernelError::Unsupported("there is no code of our own to probe".into());
+        let stub = calibrate::stubs().into_iter().next().ok_or_else(missing)?;
+        let point = calibrate::own_point(&stub)?;
+        let scope = AttachScope::Process(std::process::id());
+        let link = self.attach_program("calibration", Path::new("/proc/self/exe"), scope, &[&point])?;
+        Ok(Attachment { links: vec![link] })
     }
 }

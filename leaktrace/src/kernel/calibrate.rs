@@ -11,7 +11,7 @@ use std::{
 
 use leaktrace_common::hook::HookCookie;
 
-use super::{AttachPoint, Kernel, KernelError};
+use super::{AttachPoint, AttachScope, Kernel, KernelError};
 use crate::{
     object::address::{AbsoluteAddress, FileOffset},
     probe::cost::{Cost, CostSource, CostTable, InstructionClass},
@@ -98,10 +98,11 @@ impl Kernel {
         let points: Vec<&AttachPoint> = points.iter().collect();
         let path = Path::new("/proc/self/exe");
         let times = || stubs.iter().map(|stub| time(stub.function)).collect::<Vec<_>>();
+        let own = AttachScope::Process(std::process::id());
         let bare = times();
-        let entry = self.attach_program("calibration", path, std::process::id(), &points)?;
+        let entry = self.attach_program("calibration", path, own, &points)?;
         let with_entry = times();
-        let leave = self.attach_program("calibration_return", path, std::process::id(), &points)?;
+        let leave = self.attach_program("calibration_return", path, own, &points)?;
         let with_both = times();
         drop((entry, leave));
         let per_call = |with: &Duration, bare: &Duration| {

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+use super::AttachScope;
+
 /// A failure on the kernel boundary.
 #[derive(Debug, Error)]
 pub enum KernelError {
@@ -29,14 +31,14 @@ pub enum KernelError {
     #[error("this kernel cannot do what leaktrace needs: {0}")]
     Unsupported(String),
     /// Probes could not be placed.
-    #[error("could not place {count} probe(s) in {path} for process {pid}: {reason}")]
+    #[error("could not place {count} probe(s) in {path} for {scope}: {reason}")]
     Attach {
         /// How many.
         count: usize,
         /// File.
         path: PathBuf,
-        /// Process.
-        pid: u32,
+        /// For whom.
+        scope: AttachScope,
         /// The kernel's error.
         reason: String,
     },

@@ -16,7 +16,7 @@ mod seccomp;
 mod shared;
 mod times;
 
-pub use attach::{AttachPoint, Attachment, close_together, programs};
+pub use attach::{AttachPoint, AttachScope, Attachment, close_together, programs};
 pub use calibrate::{Measurement, Stub, stubs};
 pub use code::{CODE_SLOTS, CodeCapacity, CodeMemory};
 pub use error::KernelError;

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::{Kernel, KernelError, calibrate};
+use super::{AttachScope, Kernel, KernelError, calibrate};
 
 impl Kernel {
     /// Runs a probed function in a child under the strictest filter there is. `false`: the child did not survive.
@@ -31,7 +31,8 @@ impl Kernel {
         };
         drop(wait);
         let pid = u32::try_from(child).unwrap_or(0);
-        let link = self.attach_program("calibration_return", Path::new("/proc/self/exe"), pid, &[&point]);
+        let scope = AttachScope::Process(pid);
+        let link = self.attach_program("calibration_return", Path::new("/proc/self/exe"), scope, &[&point]);
         // Whether or not the probe could be placed, the child must end.
         let told = go.write_all(&[1]);
         let mut status = 0;

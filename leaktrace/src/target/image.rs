@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use leaktrace_common::record::MAX_SHARED_LINKS;
 
 use crate::{
-    daemon::Python,
-    kernel::{AttachPoint, Attachment},
+    daemon::{Batch, Placed, Python},
+    kernel::Attachment,
     ledger::{IntervalMap, MappingLabel, SiteState},
     process::{ExitWatch, Identity, Mapping, RunState, maps, memory, status},
     target::{Container, code::CodeMappings},
@@ -52,7 +52,9 @@ pub struct Image {
     /// Probe on the dynamic linker.
     pub linker: Attachment,
     /// What its probes are, for processes that it forks.
-    pub points: Vec<AttachPoint>,
+    pub points: Vec<Placed>,
+    /// Its probes as they were placed, if it may change over to shared links.
+    pub batches: Vec<Batch>,
     /// Files that probes lie in, by path, so that a later library is told from a known one.
     pub probed: HashSet<(std::path::PathBuf, u64)>,
     /// Address of the dynamic linker's `struct r_debug`.
@@ -107,6 +109,7 @@ impl Image {
             hooks: Attachment::default(),
             linker: Attachment::default(),
             points: Vec::new(),
+            batches: Vec::new(),
             probed: HashSet::new(),
             r_debug: 0,
             allocator_text: (0, 0),
