@@ -1,6 +1,6 @@
 //! Each rule of the kernel side has a scenario in which it matters. With the rule in force the numbers are exact;
-//! with it switched off the same scenario must go wrong, or its test would prove nothing. (The scenario of one rule has a file of
-//! its own: `changing_mappings.rs`.)
+//! with it switched off the same scenario must go wrong, or its test would prove nothing. (The scenarios of some rules have files of
+//! their own: `changing_mappings.rs`, `placement.rs`.)
 
 mod harness;
 
@@ -395,6 +395,7 @@ fn every_rule_has_its_two_tests() {
     let tests = concat!(
         include_str!("kernel_rules.rs"),
         include_str!("changing_mappings.rs"),
+        include_str!("placement.rs"),
         include_str!("python_free_lists.rs")
     );
     for (rule, _) in leaktrace_common::rule::ALL {

@@ -265,6 +265,7 @@ impl Tracer {
                 capacity: u64::from(self.plan.max_sites),
                 full_since_s: self.rows_full_since.map(|since| since.as_secs_f64()),
             },
+            caps: self.caps(&counters),
             blind_windows: self.blind_windows(),
             before_attach_bytes: sum(|process| process.rss_at_attach_bytes),
             tracked_bytes: processes.iter().map(|process| process.live.bytes).sum(),
@@ -324,21 +325,8 @@ impl Tracer {
                     note.clone()
                 });
             }
-            if image.intervals.refused > 0 {
-                notes.push(format!(
-                    "process {}: {} mappings were not recorded: too many pieces",
-                    image.pid, image.intervals.refused
-                ));
-            }
         }
-        let code = self.code.statistics();
-        notes.extend(code.failures);
-        if code.lists_refused > 0 {
-            notes.push(format!(
-                "{} lists of code mappings found no room: stacks of those processes end at their caller",
-                code.lists_refused
-            ));
-        }
+        notes.extend(self.code.statistics().failures);
         if self.stacks_unknown > 0 {
             notes.push(format!(
                 "{} stacks arrived for processes that were gone, or past the cap",

@@ -41,6 +41,8 @@ pub enum Ending {
     StdoutClosed,
     /// Every target is gone; how the last one ended.
     TargetGone(String),
+    /// What was named is no more, and with it every target: which.
+    ScopeGone(String),
     /// leaktrace itself cannot go on.
     Failure(String),
 }
@@ -52,6 +54,7 @@ impl std::fmt::Display for Ending {
             Self::Duration => f.write_str("the requested duration is over"),
             Self::StdoutClosed => f.write_str("stdout was closed"),
             Self::TargetGone(how) => write!(f, "target {how}"),
+            Self::ScopeGone(which) => write!(f, "{which}"),
             Self::Failure(what) => write!(f, "leaktrace failed: {what}"),
         }
     }

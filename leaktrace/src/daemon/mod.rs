@@ -1,5 +1,6 @@
 //! The daemon: the one event loop ([`trace`]), and the state it works on ([`tracer`]).
 
+mod caps;
 mod code;
 mod compose;
 mod ended;
@@ -10,6 +11,7 @@ mod events;
 mod forks;
 mod link_closer;
 mod measure;
+mod members;
 mod merging;
 mod newcomers;
 mod placement;

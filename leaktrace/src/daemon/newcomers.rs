@@ -3,7 +3,7 @@
 //! there before it (shared links), the kernel side has opened its gate at the fork, and it is entered at once.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -135,7 +135,7 @@ pub struct Newcomers {
     serials: HashMap<u32, u32>,
     due: VecDeque<(Duration, u32)>,
     /// Processes in scope that could not be entered: not tried again before they execute something else.
-    refused: HashMap<u32, u32>,
+    refused: HashSet<u32>,
     /// Processes that run in the memory of an image.
     pub(super) sharers: Sharers,
     statistics: Statistics,
@@ -199,6 +199,14 @@ impl Newcomers {
             waiting: self.waiting.len() as u64,
             gaps: self.statistics.gaps(),
         }
+    }
+
+    /// Remembers that a process cannot be traced.
+    pub(super) fn refuse(&mut self, pid: u32, failure: &Failure) {
+        tracing::info!("process {pid} is not traced: {failure}");
+        self.statistics.refused += 1;
+        self.statistics.last_refusal = Some(failure.to_string());
+        self.refused.insert(pid);
     }
 
     /// Whether any are waited for.
@@ -266,7 +274,7 @@ impl Tracer {
             return true;
         }
         let left = self.newcomers.sharers.remove(pid);
-        let known = left.is_some() || self.newcomers.refused.remove(&pid).is_some();
+        let known = left.is_some() || self.newcomers.refused.remove(&pid);
         self.placements.closer.close(left.into_iter().collect());
         if known {
             self.newcomers.add(pid, own);
@@ -278,7 +286,7 @@ impl Tracer {
         let pid = event.tgid;
         let left = self.newcomers.sharers.remove(pid);
         let waited = self.newcomers.remove(pid).is_some();
-        let known = waited || left.is_some() || self.newcomers.refused.remove(&pid).is_some();
+        let known = waited || left.is_some() || self.newcomers.refused.remove(&pid);
         self.newcomers.statistics.short_lived += u64::from(waited);
         self.placements.closer.close(left.into_iter().collect());
         if known {
@@ -318,7 +326,7 @@ impl Tracer {
             Err(_) if newcomer.executed.is_some() && may_still_change(pid, &newcomer) => {
                 self.look_again(pid, newcomer);
             }
-            Err(failure) => self.refuse(pid, &newcomer, &failure),
+            Err(failure) => self.refuse_newcomer(pid, &newcomer, &failure),
         }
     }
 
@@ -343,8 +351,7 @@ impl Tracer {
     }
 
     /// One that cannot be traced. What it forks, and what it may execute, is followed all the same.
-    fn refuse(&mut self, pid: u32, newcomer: &Newcomer, failure: &Failure) {
-        tracing::info!("process {pid} is not traced: {failure}");
+    fn refuse_newcomer(&mut self, pid: u32, newcomer: &Newcomer, failure: &Failure) {
         if let Some(inherited) = newcomer.inherited.as_ref().filter(|_| newcomer.is_copy()) {
             inherited.undo_in(pid, &Records::default());
         }
@@ -354,9 +361,7 @@ impl Tracer {
                 tracing::warn!("{error}");
             }
         }
-        self.newcomers.statistics.refused += 1;
-        self.newcomers.statistics.last_refusal = Some(failure.to_string());
-        self.newcomers.refused.insert(pid, newcomer.serial);
+        self.newcomers.refuse(pid, failure);
     }
 
     fn try_newcomer(&mut self, pid: u32, newcomer: &Newcomer) -> Result<Tried, Failure> {
@@ -397,18 +402,17 @@ impl Tracer {
 
     /// Processes that came into scope although nobody was told: moved into a cgroup, or an event was lost.
     pub(super) fn look_through_scope(&mut self) {
-        self.newcomers.refused.retain(|pid, _| process::exists(*pid));
+        self.newcomers.refused.retain(|pid| process::exists(*pid));
         if !self.scope.is_open() {
             return;
         }
-        for pid in self.scope.members() {
-            if self.traced(pid).is_some()
+        let is_known = |pid: u32| {
+            self.traced(pid).is_some()
                 || self.newcomers.waiting.contains_key(&pid)
-                || self.newcomers.refused.contains_key(&pid)
+                || self.newcomers.refused.contains(&pid)
                 || self.replaced.contains_key(&pid)
-            {
-                continue;
-            }
+        };
+        for pid in self.scope.members_except(is_known) {
             let newcomer = Newcomer { found: true, ..Newcomer::heard_of(monotonic()) };
             self.newcomers.add(pid, newcomer);
         }

@@ -178,7 +178,7 @@ impl Tracer {
             TargetSpec::Pids(pids) => pids.into_iter().try_for_each(|pid| self.enter(pid)),
             TargetSpec::Command(words) => self.start_command(&words).await,
             _ => {
-                self.look_through_scope();
+                self.enter_members();
                 Ok(())
             }
         }

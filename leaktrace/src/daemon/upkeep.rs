@@ -168,6 +168,9 @@ impl Tracer {
             return None;
         }
         let how = self.scope.has_ended()?;
+        if self.scope.is_open() {
+            return Some(Ending::ScopeGone(how));
+        }
         Some(Ending::TargetGone(self.last_end.clone().unwrap_or(how)))
     }
 

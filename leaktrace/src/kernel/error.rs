@@ -19,7 +19,7 @@ pub enum KernelError {
     },
     /// Not permitted.
     #[error(
-        "the kernel does not permit {what}: {reason}; run leaktrace as root or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_RESOURCE"
+        "the kernel does not permit {what}: {reason}; run leaktrace as root or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_CHECKPOINT_RESTORE and CAP_SYS_RESOURCE"
     )]
     NotPermitted {
         /// What was tried.

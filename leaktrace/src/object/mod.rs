@@ -4,6 +4,7 @@ pub mod address;
 pub mod dynamic;
 pub mod elf;
 pub mod note;
+pub mod open;
 pub mod remembered;
 pub mod section;
 pub mod source;

@@ -3,11 +3,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::open::open_regular;
 use super::remembered::FileIdentity;
 
 /// Why an object could not be read. Every message names the file.
@@ -90,11 +91,10 @@ pub struct Source {
 impl Source {
     /// Opens a regular file. Never blocks on a pipe or device that stands in its place.
     pub fn open(path: &Path) -> Result<Self, ElfError> {
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(path)
-            .map_err(|source| ElfError::Io { path: path.to_owned(), source })?;
+        let file = open_regular(path).map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidInput => ElfError::NotAFile { path: path.to_owned() },
+            _ => ElfError::Io { path: path.to_owned(), source },
+        })?;
         Self::from_file(file, path)
     }
 

@@ -1,15 +1,20 @@
 //! The mappings of a process, from `/proc/PID/maps`. The kernel writes a file's path raw, only a newline is escaped
 //! (as `\012`), so everything after the inode is the path, spaces included.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::{ProcessError, directory, read_file};
 use crate::object::address::{AbsoluteAddress, FileOffset};
+use crate::object::open::{self, inode_below};
 
 /// Longest `maps` that is read: more than a million mappings with ordinary paths.
 const MAX_BYTES: usize = 128 << 20;
+
+/// What the kernel appends to the path of a file that was removed.
+const DELETED: &[u8] = b" (deleted)";
 
 /// One mapping of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +84,9 @@ impl Mapping {
 /// Every mapping of the process, by address. Empty for a zombie and for a kernel thread.
 pub fn read(pid: u32) -> Result<Vec<Mapping>, ProcessError> {
     let bytes = read_file(pid, "maps", MAX_BYTES)?;
-    parse(&bytes).map_err(|line| ProcessError::malformed(pid, "a line of maps", &line))
+    let mut mappings = parse(&bytes).map_err(|line| ProcessError::malformed(pid, "a line of maps", &line))?;
+    restore_names(pid, &mut mappings);
+    Ok(mappings)
 }
 
 /// Parses the text of `maps`; fails with the first line that is none.
@@ -102,14 +109,17 @@ pub fn find(mappings: &[Mapping], address: AbsoluteAddress) -> Option<&Mapping> 
 }
 
 /// A path under which leaktrace itself can open the file behind a mapping: `/proc/PID/map_files/START-END`, which
-/// leads to the very file even if it was deleted, replaced, or lies in another mount namespace, but which only a
-/// privileged process may follow; else [`root_path`].
+/// leads to the very file even if it was deleted, replaced, or lies in another mount namespace. Only a privileged process
+/// may follow it; for others, who can look but place no probe, it is the path below the target's root directory, if no link
+/// lies on it and it leads to the inode that is mapped.
 pub fn openable_path(pid: u32, mapping: &Mapping) -> PathBuf {
     let exact = map_files_path(pid, mapping);
-    if exact.metadata().is_ok() {
-        return exact;
+    match exact.metadata() {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            same_below_root(pid, mapping).unwrap_or(exact)
+        }
+        _ => exact,
     }
-    root_path(pid, mapping).unwrap_or(exact)
 }
 
 /// `/proc/PID/map_files/START-END`.
@@ -117,10 +127,32 @@ pub fn map_files_path(pid: u32, mapping: &Mapping) -> PathBuf {
     directory(pid).join(format!("map_files/{:x}-{:x}", mapping.start, mapping.end))
 }
 
-/// The path as seen through the target's root directory. Need not lead to the same file: compare inodes.
-pub fn root_path(pid: u32, mapping: &Mapping) -> Option<PathBuf> {
+fn same_below_root(pid: u32, mapping: &Mapping) -> Option<PathBuf> {
+    let root = directory(pid).join("root");
     let path = mapping.path.as_deref()?;
-    Some(directory(pid).join("root").join(path.strip_prefix("/").unwrap_or(path)))
+    let inode = inode_below(&open::directory(&root).ok()?, path).ok()?;
+    (inode == mapping.inode).then(|| root.join(path.strip_prefix("/").unwrap_or(path)))
+}
+
+/// A name may really end in what the kernel appends to names of files that were removed. Such a file is still there under
+/// that name.
+fn restore_names(pid: u32, mappings: &mut [Mapping]) {
+    let doubtful = |mapping: &&mut Mapping| {
+        mapping.deleted && mapping.inode != 0 && !mapping.path.as_deref().is_some_and(is_memory_file)
+    };
+    let mut doubtful = mappings.iter_mut().filter(doubtful).peekable();
+    if doubtful.peek().is_none() {
+        return;
+    }
+    let Ok(root) = open::directory(&directory(pid).join("root")) else { return };
+    for mapping in doubtful {
+        let mut name = mapping.path.clone().unwrap_or_default().into_os_string();
+        name.push(OsStr::from_bytes(DELETED));
+        if inode_below(&root, Path::new(&name)).is_ok_and(|inode| inode == mapping.inode) {
+            mapping.path = Some(PathBuf::from(name));
+            mapping.deleted = false;
+        }
+    }
 }
 
 /// `START-END PERMS OFFSET MAJOR:MINOR INODE      NAME`
@@ -168,7 +200,7 @@ fn parse_name(name: &[u8]) -> (Option<PathBuf>, Option<String>, bool) {
     if !name.starts_with(b"/") {
         return (None, Some(String::from_utf8_lossy(name).into_owned()), false);
     }
-    let (path, deleted) = match name.strip_suffix(b" (deleted)") {
+    let (path, deleted) = match name.strip_suffix(DELETED) {
         Some(path) => (path, true),
         None => (name, false),
     };

@@ -3,6 +3,7 @@
 //! bytes; the readers around them are thin, and every read has a cap.
 
 pub mod capability;
+pub mod cgroup;
 pub mod exit;
 pub mod host;
 pub mod identity;
@@ -18,10 +19,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+pub use cgroup::Cgroup;
 pub use exit::ExitWatch;
 pub use identity::{Identity, is_same_process};
 pub use maps::Mapping;
 pub use memory::{MemoryReader, MemoryWriter};
+pub use namespace::PidNamespace;
 pub use status::{RunState, SeccompMode, Status};
 
 /// Why something about a process could not be learnt.

@@ -1,7 +1,11 @@
 //! Namespaces: whether the PIDs that the kernel reports are the PIDs that this process sees.
 
+pub mod pid;
+
 use std::fs;
 use std::path::Path;
+
+pub use pid::{NamespaceError, PidNamespace};
 
 use super::{ProcessError, directory};
 

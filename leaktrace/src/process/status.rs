@@ -65,6 +65,10 @@ pub struct Stat {
     pub start_ticks: u64,
     /// A thread of the kernel: there is nothing in user space to trace.
     pub kernel_thread: bool,
+    /// Whether it runs.
+    pub state: RunState,
+    /// Parent's PID.
+    pub parent: u32,
 }
 
 /// Reads `/proc/PID/status`.
@@ -126,8 +130,14 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let behind = bytes.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(bytes.get(behind + 1..)?).ok()?;
     // proc(5) counts from 1 and the state is its third field.
-    let field = |number: usize| rest.split_ascii_whitespace().nth(number - 3)?.parse::<u64>().ok();
-    Some(Stat { start_ticks: field(22)?, kernel_thread: field(9)? & PF_KTHREAD != 0 })
+    let word = |number: usize| rest.split_ascii_whitespace().nth(number - 3);
+    let field = |number: usize| word(number)?.parse::<u64>().ok();
+    Some(Stat {
+        start_ticks: field(22)?,
+        kernel_thread: field(9)? & PF_KTHREAD != 0,
+        state: state(word(3)?)?,
+        parent: u32::try_from(field(4)?).ok()?,
+    })
 }
 
 fn state(text: &str) -> Option<RunState> {
@@ -191,9 +201,12 @@ Seccomp_filters:\t1\n";
     #[test]
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields_of_stat() {
         let text = b"77 (a) b (c)) S 1 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 9 9\n";
-        assert_eq!(parse_stat(text), Some(Stat { start_ticks: 123_456, kernel_thread: false }));
+        let state = RunState::Alive;
+        let expected = Stat { start_ticks: 123_456, kernel_thread: false, state, parent: 1 };
+        assert_eq!(parse_stat(text), Some(expected));
         let kernel = b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n";
-        assert_eq!(parse_stat(kernel), Some(Stat { start_ticks: 1, kernel_thread: true }));
+        let expected = Stat { start_ticks: 1, kernel_thread: true, state, parent: 0 };
+        assert_eq!(parse_stat(kernel), Some(expected));
         assert_eq!(parse_stat(b"2 (x) S 0"), None);
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::evaluator;
 use crate::object::address::{AbsoluteAddress, VirtualOffset};
 use crate::object::elf::{Elf, ElfError, Segment};
+use crate::object::open::open_regular;
 use crate::object::symbols::{Symbol, Table};
 use crate::process::Mapping;
 
@@ -127,8 +128,8 @@ pub struct Images {
 impl Images {
     /// The interpreter in a file; `None` if there is none or it cannot be read.
     pub fn open(&mut self, path: &Path) -> Option<Arc<Image>> {
-        let file = std::fs::File::open(path).ok()?;
-        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        let file = open_regular(path).ok()?;
+        let metadata = file.metadata().ok()?;
         let identity = (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
         if let Some(known) = self.known.get(&identity) {
             return known.clone();

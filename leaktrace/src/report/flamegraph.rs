@@ -9,7 +9,9 @@ use inferno::flamegraph::color::{Color, PaletteMap};
 use inferno::flamegraph::{Options, from_lines};
 
 use super::folded::{FoldedKind, FoldedStack, join, stacks};
-use super::human::{bytes, duration, plural, printable};
+use super::heading;
+use super::human::{bytes, duration, plural};
+use super::merge::{Unit, units};
 use super::model::{Amount, Report};
 
 /// Characters of the truth line that fit under the title at the initial width.
@@ -53,15 +55,11 @@ fn lines(stacks: &BTreeMap<FoldedStack, u64>) -> Vec<String> {
 }
 
 fn title(report: &Report) -> String {
-    let names: Vec<String> = report
-        .processes
-        .iter()
-        .filter(|process| !process.survivors.is_zero())
-        .map(|process| format!("{} (PID {})", printable(&process.name), process.pid))
-        .collect();
-    let who = match names.as_slice() {
-        [one] => one.clone(),
-        many => format!("{} processes", many.len()),
+    let units = units(report);
+    let holding: Vec<&Unit<'_>> = units.iter().filter(|unit| !unit.survivors().is_zero()).collect();
+    let who = match holding.as_slice() {
+        [one] => heading::who(one),
+        many => heading::plural_processes(many.iter().map(|unit| unit.processes.len() as u64).sum()),
     };
     let total = report.processes.iter().fold(Amount::default(), |sum, process| sum.plus(process.survivors));
     format!(

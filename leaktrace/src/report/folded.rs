@@ -1,10 +1,11 @@
 //! Folded stacks, the input of every flamegraph tool: `process;outermost;...;innermost WEIGHT`, one line per distinct
 //! stack, weight in bytes of survivors. The format has no place for anything else, so the truth line is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
 use super::human::{MAX_NAME, base_name, cut_middle};
+use super::merge::{Bond, Unit, units};
 use super::model::{Frame, FrameKind, ProcessReport, Report, SiteReport};
 use super::path::ShortPaths;
 use super::plumbing;
@@ -43,13 +44,45 @@ pub fn stacks(report: &Report) -> BTreeMap<FoldedStack, u64> {
     let mut stacks = BTreeMap::new();
     let frames = report.processes.iter().flat_map(drawn).flat_map(|site| &site.frames);
     let paths = ShortPaths::new(&report.application_roots(), frames.filter(|frame| is_python(frame)));
-    for process in &report.processes {
-        for site in drawn(process) {
-            let weight: &mut u64 = stacks.entry(stack(process, site, &paths)).or_default();
+    let units = units(report);
+    for (unit, root) in units.iter().zip(roots(&units)) {
+        for site in unit.processes.iter().flat_map(|process| drawn(process)) {
+            let weight: &mut u64 = stacks.entry(stack(&root, site, &paths)).or_default();
             *weight = weight.saturating_add(site.survivors.bytes);
         }
     }
     stacks
+}
+
+/// The root frame of each unit: `service-77` for a process, the name of what is seen as one. No two have the same, or a
+/// drawing would add them up.
+fn roots(units: &[Unit<'_>]) -> Vec<FoldedFrame> {
+    let plain: Vec<String> = units.iter().map(root).collect();
+    let mut uses: HashMap<&str, usize> = HashMap::new();
+    plain.iter().for_each(|root| *uses.entry(root).or_default() += 1);
+    let named = units.iter().zip(&plain).map(|(unit, root)| match uses.get(root.as_str()) {
+        Some(2..) => format!("{root}-{}", distinction(unit)),
+        _ => root.clone(),
+    });
+    named.map(|root| frame(FoldedKind::Process, &root)).collect()
+}
+
+fn root(unit: &Unit<'_>) -> String {
+    let root = match unit.single() {
+        Some(process) => format!("{}-{}", process.name, process.pid),
+        None => unit.name(),
+    };
+    // No space in the root: some tools cut it at the first one, and "# " at the start of a line is a comment.
+    root.replace(char::is_whitespace, "_")
+}
+
+/// What tells a unit from another one of that name: two images of one PID, two containers of different engines.
+fn distinction(unit: &Unit<'_>) -> String {
+    match (unit.bond, unit.processes.first()) {
+        (Bond::Container(container), _) => container.id.replace(char::is_whitespace, "_"),
+        (_, Some(process)) => process.serial.to_string(),
+        (_, None) => String::new(),
+    }
 }
 
 fn drawn(process: &ProcessReport) -> impl Iterator<Item = &SiteReport> {
@@ -69,10 +102,8 @@ pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-fn stack(process: &ProcessReport, site: &SiteReport, paths: &ShortPaths<'_>) -> FoldedStack {
-    let root = format!("{}-{}", process.name, process.pid);
-    // No space in the root: some tools cut it at the first one, and "# " at the start of a line is a comment.
-    let mut stack = vec![frame(FoldedKind::Process, &root.replace(char::is_whitespace, "_"))];
+fn stack(root: &FoldedFrame, site: &SiteReport, paths: &ShortPaths<'_>) -> FoldedStack {
+    let mut stack = vec![root.clone()];
     if let Some(reason) = &site.truncated {
         stack.push(frame(FoldedKind::Note, &format!("[truncated: {reason}]")));
     }
@@ -168,6 +199,35 @@ mod tests {
         assert_eq!(safe("f 12.5"), "f_12.5");
         assert_eq!(safe(" \n"), "[unnamed]");
         assert_eq!(safe("\u{1b}[1m"), "[1m");
+    }
+
+    #[test]
+    fn distinct_processes_and_containers_are_never_drawn_as_one() {
+        use crate::report::model::{Amount, MergeBy};
+        use crate::target::Container;
+
+        let process = |serial, name: &str, id: &str| ProcessReport {
+            pid: 7,
+            serial,
+            name: name.into(),
+            container: Some(Container { id: id.into(), name: Some("web".into()), ..Container::default() }),
+            sites: vec![SiteReport { survivors: Amount { bytes: 1, blocks: 1 }, ..SiteReport::default() }],
+            ..ProcessReport::default()
+        };
+        let processes = vec![process(1, "a", "x1"), process(2, "a", "x2"), process(3, "b", "x2")];
+        let roots = |merge| {
+            let report = Report { processes: processes.clone(), merge, ..Report::default() };
+            stacks(&report)
+                .into_iter()
+                .map(|(stack, weight)| (stack[0].name.clone(), weight))
+                .collect::<Vec<_>>()
+        };
+        let expected = |roots: &[(&str, u64)]| {
+            roots.iter().map(|(root, weight)| ((*root).to_owned(), *weight)).collect::<Vec<_>>()
+        };
+        assert_eq!(roots(MergeBy::Process), expected(&[("a-7-1", 1), ("a-7-2", 1), ("b-7", 1)]));
+        assert_eq!(roots(MergeBy::Container), expected(&[("web-x1", 1), ("web-x2", 2)]));
+        assert_eq!(roots(MergeBy::All), expected(&[("all", 3)]));
     }
 
     #[test]

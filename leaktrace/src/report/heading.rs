@@ -13,21 +13,26 @@ const LISTED: usize = 3;
 
 /// `python3 (PID 4711, 7 in container web)`, `container web: 4 processes`, `nginx: 10 processes`.
 pub(super) fn title(unit: &Unit<'_>) -> String {
+    let who = who(unit);
+    match (unit.single(), unit.ended()) {
+        (Some(ProcessReport { ended: Some(how), .. }), _) => format!("{who}: {}", printable(how)),
+        (Some(_), _) | (None, 0) => who,
+        (None, ended) => format!("{who}, {} of them ended since the last report", count(ended as u64)),
+    }
+}
+
+/// The title without anything that happened to it.
+pub(super) fn who(unit: &Unit<'_>) -> String {
     if let Some(process) = unit.single() {
         return process_title(process);
     }
-    let who = match unit.bond {
-        Bond::Container(container) => Some(format!("container {}", printable(&container.short()))),
-        Bond::Process | Bond::All => unit.common_name().map(printable),
-    };
-    let processes = plural_processes(unit.processes.len());
-    let ended = match unit.ended() {
-        0 => String::new(),
-        ended => format!(", {} of them ended since the last report", count(ended as u64)),
-    };
-    match who {
-        Some(who) => format!("{who}: {processes}{ended}"),
-        None => format!("all {processes}{ended}"),
+    let processes = plural_processes(unit.processes.len() as u64);
+    match (unit.bond, unit.common_name()) {
+        (Bond::Container(container), _) => {
+            format!("container {}: {processes}", printable(&container.short()))
+        }
+        (_, Some(name)) => format!("{}: {processes}", printable(name)),
+        (_, None) => format!("all {processes}"),
     }
 }
 
@@ -38,11 +43,7 @@ fn process_title(process: &ProcessReport) -> String {
         (None, Some(pid)) => format!(", {pid} in its PID namespace"),
         (None, None) => String::new(),
     };
-    let title = format!("{} (PID {}{inside})", printable(&process.name), process.pid);
-    match &process.ended {
-        Some(how) => format!("{title}: {}", printable(how)),
-        None => title,
-    }
+    format!("{} (PID {}{inside})", printable(&process.name), process.pid)
 }
 
 /// The PID that the process itself knows, if it is another one than the host's.
@@ -53,10 +54,10 @@ fn inner_pid(process: &ProcessReport) -> Option<u32> {
     }
 }
 
-pub(super) fn plural_processes(number: usize) -> String {
+pub(super) fn plural_processes(number: u64) -> String {
     match number {
         1 => "1 process".to_owned(),
-        number => format!("{} processes", count(number as u64)),
+        number => format!("{} processes", count(number)),
     }
 }
 
@@ -170,7 +171,7 @@ pub(super) fn split(unit: &Unit<'_>, shares: &[Share<'_>], all: bool) -> String 
     let said: Vec<String> = holding
         .iter()
         .take(listed)
-        .map(|share| format!("{} {}", who(share.process, named), bytes(share.survivors.bytes)))
+        .map(|share| format!("{} {}", listed_process(share.process, named), bytes(share.survivors.bytes)))
         .collect();
     let rest = holding.iter().skip(listed).fold(0u64, |sum, share| sum.saturating_add(share.survivors.bytes));
     let said = format!("split: {}", said.join(", "));
@@ -181,7 +182,7 @@ pub(super) fn split(unit: &Unit<'_>, shares: &[Share<'_>], all: bool) -> String 
 }
 
 /// A process in a list: `PID 4711 (7 in web)`, with its name where that is not said elsewhere.
-fn who(process: &ProcessReport, named: bool) -> String {
+fn listed_process(process: &ProcessReport, named: bool) -> String {
     let inside = match (&process.container, inner_pid(process)) {
         (Some(container), Some(pid)) => format!(" ({pid} in {})", printable(&container.short())),
         (Some(container), None) => format!(" (in {})", printable(&container.short())),

@@ -1,6 +1,7 @@
 //! JSON: everything the report knows, for programs. The wire structs below are the contract that `docs/json.md`
 //! describes; they live apart from the model so that the model can change without breaking a reader.
 
+mod group;
 mod process;
 
 use std::collections::BTreeMap;
@@ -8,8 +9,13 @@ use std::io::{self, Write};
 
 use serde::{Serialize, Serializer};
 
-use self::process::WireProcess;
-use super::model::{Detail, Fullness, GroupBy, Loss, Reason, Report, SortKey, Truth};
+use self::group::WireGroup;
+use self::process::{WireAmount, WireProcess};
+use super::merge::units;
+use super::model::{
+    CapHit, Detail, EndedProcesses, Fullness, Gaps, GroupBy, Loss, MergeBy, Newcomers, Reason, Report,
+    SortKey, Truth,
+};
 
 /// Version of the shape. Goes up when a field changes its meaning or goes away; new fields do not raise it.
 pub const SCHEMA: u32 = 1;
@@ -50,8 +56,11 @@ struct WireReport<'a> {
     top: usize,
     sort: &'static str,
     group_by: &'static str,
+    merge: &'static str,
     detail: &'static str,
     processes: Vec<WireProcess<'a>>,
+    groups: Vec<WireGroup<'a>>,
+    ended: WireEnded,
     truth: WireTruth<'a>,
 }
 
@@ -62,10 +71,20 @@ struct WireReason<'a> {
 }
 
 #[derive(Serialize)]
+struct WireEnded {
+    processes: u64,
+    allocated: WireAmount,
+    live_at_end: WireAmount,
+}
+
+#[derive(Serialize)]
 struct WireTruth<'a> {
     line: String,
     lost: Vec<WireLoss<'a>>,
+    caps: Vec<WireCap<'a>>,
     unmatched_frees: u64,
+    inherited_frees: u64,
+    newcomers: WireNewcomers<'a>,
     truncated_stacks: &'a BTreeMap<String, u64>,
     stacks: u64,
     unresolved_frames: u64,
@@ -89,6 +108,31 @@ struct WireLoss<'a> {
     cause: &'a str,
     events: u64,
     bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct WireCap<'a> {
+    cap: &'a str,
+    refused: u64,
+    consequence: &'a str,
+}
+
+#[derive(Serialize)]
+struct WireNewcomers<'a> {
+    entered: u64,
+    from_birth: u64,
+    short_lived: u64,
+    refused: u64,
+    last_refusal: Option<&'a str>,
+    waiting: u64,
+    gaps: Option<WireGaps>,
+}
+
+#[derive(Serialize)]
+struct WireGaps {
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
 }
 
 #[derive(Serialize)]
@@ -126,10 +170,27 @@ impl<'a> From<&'a Report> for WireReport<'a> {
                 Detail::Exact => "exact",
                 Detail::Light => "light",
             },
+            merge: match report.merge {
+                MergeBy::Process => "process",
+                MergeBy::Container => "container",
+                MergeBy::All => "all",
+            },
             processes: report.processes.iter().map(Into::into).collect(),
+            groups: groups(report),
+            ended: report.ended.into(),
             truth: WireTruth::new(&report.truth, report.truth_line()),
         }
     }
+}
+
+/// What is seen as one; what stays by itself is among the processes.
+fn groups(report: &Report) -> Vec<WireGroup<'_>> {
+    let units = units(report);
+    units
+        .iter()
+        .filter(|unit| unit.single().is_none())
+        .map(|unit| WireGroup::new(unit, report.sort))
+        .collect()
 }
 
 impl<'a> From<&'a Reason> for WireReason<'a> {
@@ -148,7 +209,10 @@ impl<'a> WireTruth<'a> {
         Self {
             line,
             lost: truth.lost.iter().map(Into::into).collect(),
+            caps: truth.caps.iter().map(Into::into).collect(),
             unmatched_frees: truth.unmatched_frees,
+            inherited_frees: truth.inherited_frees,
+            newcomers: (&truth.newcomers).into(),
             truncated_stacks: &truth.truncated_stacks,
             stacks: truth.stacks,
             unresolved_frames: truth.unresolved_frames,
@@ -178,5 +242,41 @@ impl<'a> From<&'a Loss> for WireLoss<'a> {
 impl From<&Fullness> for WireFullness {
     fn from(table: &Fullness) -> Self {
         Self { used: table.used, capacity: table.capacity, full_since_s: table.full_since_s }
+    }
+}
+
+impl From<EndedProcesses> for WireEnded {
+    fn from(ended: EndedProcesses) -> Self {
+        Self {
+            processes: ended.processes,
+            allocated: ended.allocated.into(),
+            live_at_end: ended.live_at_end.into(),
+        }
+    }
+}
+
+impl<'a> From<&'a CapHit> for WireCap<'a> {
+    fn from(hit: &'a CapHit) -> Self {
+        Self { cap: &hit.cap, refused: hit.refused, consequence: &hit.consequence }
+    }
+}
+
+impl<'a> From<&'a Newcomers> for WireNewcomers<'a> {
+    fn from(newcomers: &'a Newcomers) -> Self {
+        Self {
+            entered: newcomers.entered,
+            from_birth: newcomers.from_birth,
+            short_lived: newcomers.short_lived,
+            refused: newcomers.refused,
+            last_refusal: newcomers.last_refusal.as_deref(),
+            waiting: newcomers.waiting,
+            gaps: newcomers.gaps.map(Into::into),
+        }
+    }
+}
+
+impl From<Gaps> for WireGaps {
+    fn from(Gaps { p50_ms, p99_ms, max_ms }: Gaps) -> Self {
+        Self { p50_ms, p99_ms, max_ms }
     }
 }

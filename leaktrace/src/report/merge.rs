@@ -72,6 +72,15 @@ impl<'a> Unit<'a> {
         }
     }
 
+    /// What it is called: the process, the container, or what all processes are called; `all` if they differ.
+    pub fn name(&self) -> String {
+        match (self.bond, self.common_name()) {
+            (Bond::Container(container), _) => container.short(),
+            (_, Some(name)) => name.to_owned(),
+            (_, None) => "all".to_owned(),
+        }
+    }
+
     /// The name that all its processes share.
     pub fn common_name(&self) -> Option<&'a str> {
         let mut names = self.processes.iter().map(|process| process.name.as_str());

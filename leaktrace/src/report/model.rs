@@ -403,6 +403,8 @@ pub struct Truth {
     pub live_map: Fullness,
     /// Fullness of the site table.
     pub rows: Fullness,
+    /// Other caps that were hit.
+    pub caps: Vec<CapHit>,
     /// Times in which allocations were not seen, in words.
     pub blind_windows: Vec<String>,
     /// Resident bytes of the processes when tracing began: memory this report cannot explain.
@@ -423,6 +425,17 @@ pub struct Truth {
     pub own_rss_bytes: u64,
     /// Kernel memory of the maps, bytes.
     pub map_bytes: u64,
+}
+
+/// A cap that was hit: from then on the report is less complete, or less exact, than it says it is otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CapHit {
+    /// What is capped, in words ("table of processes").
+    pub cap: String,
+    /// How often it refused.
+    pub refused: u64,
+    /// What was refused and what follows, in words that go behind that number ("processes are not traced").
+    pub consequence: String,
 }
 
 /// Events known to be lost.

@@ -1,6 +1,7 @@
 //! pprof profiles (`.pb.gz`), as Go's heap profiles have them: `inuse_*` is everything live, `alloc_*` everything that
 //! the same sites ever allocated. Survivors, which pprof has no sample type for, travel as numeric labels of each
-//! sample, the truth line as a comment (`pprof -comments`).
+//! sample, the truth line as a comment (`pprof -comments`). Processes are labels too, whatever was asked to be merged: pprof
+//! itself puts samples together (as it opens) and takes them apart (`-tagfocus`).
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -124,6 +125,13 @@ impl<'a> Builder<'a> {
             self.number("survivor_blocks", site.survivors.blocks, "count"),
         ];
         labels.extend(site.label.as_deref().map(|label| self.text("label", label)));
+        if let [_, .., inner] = process.namespace_pids.as_slice() {
+            labels.push(self.number("container_pid", u64::from(*inner), ""));
+        }
+        let Some(container) = &process.container else { return labels };
+        labels.push(self.text("container", &container.short()));
+        labels.push(self.text("container_id", &container.id));
+        labels.extend(container.pod.as_deref().map(|pod| self.text("pod", pod)));
         labels
     }
 

@@ -1,11 +1,69 @@
 //! What a report says of a Python interpreter: which it is, what of its allocations is seen, and how far that agrees with
 //! what the interpreter itself counts.
 
+use std::collections::BTreeMap;
+
+use super::heading::plural_processes;
 use super::human::{count, plural, printable};
-use super::model::{Detail, PythonReport};
+use super::model::{Detail, ProcessReport, PythonReport};
+
+/// Processes with an interpreter that have a sentence each; of more, those with alike interpreters share one.
+const SENTENCES: usize = 3;
+
+/// What the truth line says of the interpreters of a report.
+pub(super) fn sentences(processes: &[ProcessReport], detail: Detail) -> Vec<String> {
+    let pythons = || processes.iter().filter_map(|process| Some((process.pid, process.python.as_ref()?)));
+    if pythons().count() > SENTENCES {
+        return sums(pythons().map(|(_, python)| python), detail);
+    }
+    let said = |(pid, python): (u32, &PythonReport)| {
+        let said = sentence(python, detail);
+        if processes.len() > 1 { format!("PID {pid}: {said}") } else { said }
+    };
+    pythons().map(said).collect()
+}
+
+/// One sentence for all interpreters of a kind, the most frequent kinds first.
+fn sums<'a>(pythons: impl Iterator<Item = &'a PythonReport>, detail: Detail) -> Vec<String> {
+    let mut kinds: BTreeMap<_, (u64, PythonReport)> = BTreeMap::new();
+    for python in pythons {
+        let kind = (
+            how(python),
+            &python.version,
+            python.counted_blocks.is_some() && python.counted_at_attach.is_some(),
+        );
+        kinds
+            .entry(kind)
+            .and_modify(|(processes, sum)| {
+                *processes += 1;
+                add(sum, python);
+            })
+            .or_insert_with(|| (1, python.clone()));
+    }
+    let mut kinds: Vec<(u64, PythonReport)> = kinds.into_values().collect();
+    kinds.sort_by_key(|(processes, _)| std::cmp::Reverse(*processes));
+    let rest: u64 = kinds.iter().skip(SENTENCES).map(|(processes, _)| processes).sum();
+    let said = |(processes, sum): &(u64, PythonReport)| {
+        format!("{}: {}", plural_processes(*processes), sentence(sum, detail))
+    };
+    let mut said: Vec<String> = kinds.iter().take(SENTENCES).map(said).collect();
+    if rest > 0 {
+        said.push(format!("{} with other interpreters", plural_processes(rest)));
+    }
+    said
+}
+
+/// Adds the numbers of an interpreter of the same kind.
+fn add(sum: &mut PythonReport, python: &PythonReport) {
+    let both = |a: Option<u64>, b: Option<u64>| Some(a?.saturating_add(b?));
+    sum.tracked_blocks = sum.tracked_blocks.saturating_add(python.tracked_blocks);
+    sum.freed_from_before = sum.freed_from_before.saturating_add(python.freed_from_before);
+    sum.counted_blocks = both(sum.counted_blocks, python.counted_blocks);
+    sum.counted_at_attach = both(sum.counted_at_attach, python.counted_at_attach);
+}
 
 /// One sentence of the truth line.
-pub(super) fn sentence(python: &PythonReport, detail: Detail) -> String {
+fn sentence(python: &PythonReport, detail: Detail) -> String {
     let who = format!("python {} ({})", printable(&python.version), how(python));
     if detail == Detail::Light {
         return who;
@@ -161,5 +219,23 @@ mod tests {
             sentence(&debian(), Detail::Light),
             "python 3.11.2 (pymalloc, redirected, free lists closed)"
         );
+    }
+
+    #[test]
+    fn many_interpreters_of_a_kind_share_a_sentence() {
+        let process = |pid, python| ProcessReport { pid, python: Some(python), ..ProcessReport::default() };
+        let mut processes: Vec<ProcessReport> = (1..=3).map(|pid| process(pid, debian())).collect();
+        let apart = sentences(&processes, Detail::Exact);
+        assert_eq!(apart.len(), 3);
+        assert!(apart[1].starts_with("PID 2: python 3.11.2 (pymalloc"), "{apart:?}");
+        processes.push(process(4, PythonReport { counted_blocks: None, ..debian() }));
+        let together = sentences(&processes, Detail::Exact);
+        assert_eq!(together.len(), 2);
+        assert_eq!(
+            together[0],
+            "3 processes: python 3.11.2 (pymalloc, redirected, free lists closed): 505,206 small blocks tracked, 36 from \
+             before freed; the interpreter counts 505,170 more than when tracing began: 100.0 % explained"
+        );
+        assert!(together[1].ends_with("count of blocks could not be read"), "{together:?}");
     }
 }

@@ -44,6 +44,7 @@ pub fn render(report: &Report, options: &TextOptions, out: &mut dyn Write) -> io
         text.unit(unit)?;
     }
     text.hidden(&hidden)?;
+    text.ended()?;
     text.not_shown(&units)?;
     text.truth()
 }
@@ -207,10 +208,26 @@ impl<'a> Text<'a> {
             processes => format!("{} more processes", count(processes as u64)),
         };
         let sums = format!(
-            "and {who}: survivors {}, live {}, RSS {} in sum",
+            "and {who} not shown: survivors {}, live {}, RSS {} in sum",
             amount(survivors),
             amount(live),
             bytes(rss)
+        );
+        writeln!(self.out)?;
+        self.wrapped("", &sums)
+    }
+
+    /// Processes that have ended and are listed no more, in sum.
+    fn ended(&mut self) -> io::Result<()> {
+        let ended = self.report.ended;
+        if ended.processes == 0 {
+            return Ok(());
+        }
+        let sums = format!(
+            "ended before: {} that had allocated {} while traced; {} not given back went with them",
+            heading::plural_processes(ended.processes),
+            amount(ended.allocated),
+            amount(ended.live_at_end)
         );
         writeln!(self.out)?;
         self.wrapped("", &sums)

@@ -1,9 +1,16 @@
 //! The truth line: what a report does not know, in one line for people. Every report ends with it, and says "nothing
-//! lost" only where that is so.
+//! lost" only where that is so: a cap that was hit comes before anything else.
 
+mod condensed;
+mod newcomers;
+
+use self::condensed::condensed;
 use super::human::{bytes, count, duration, percent, plural, printable};
-use super::model::{Detail, Fullness, Loss, Report, Truth};
+use super::model::{CapHit, Detail, Fullness, Loss, Report, Truth};
 use super::python;
+
+/// Notes and blind windows said at most, each.
+const NOTES_SAID: usize = 12;
 
 /// What light detail leaves out.
 const LIGHT: &str = "light detail: Python's blocks of up to 512 bytes are seen only as the pools they are cut from, each \
@@ -16,12 +23,7 @@ impl Report {
         if self.detail == Detail::Light {
             parts.push(LIGHT.to_owned());
         }
-        let several = self.processes.len() > 1;
-        for process in &self.processes {
-            let Some(python) = &process.python else { continue };
-            let said = python::sentence(python, self.detail);
-            parts.push(if several { format!("PID {}: {said}", process.pid) } else { said });
-        }
+        parts.extend(python::sentences(&self.processes, self.detail));
         parts.join("; ")
     }
 }
@@ -29,17 +31,21 @@ impl Report {
 impl Truth {
     /// The part of the truth line that is about all processes together.
     pub fn line(&self) -> String {
-        let mut parts = vec![
-            self.lost_part(),
-            plural(self.unmatched_frees, "unmatched free"),
-            self.truncated_part(),
-            format!("{} of {} unresolved", count(self.unresolved_frames), plural(self.frames, "frame")),
-            self.live_map_part(),
-        ];
-        parts.extend(self.rows_part());
+        let mut parts = self.cap_parts();
+        parts.push(self.lost_part());
+        parts.push(plural(self.unmatched_frees, "unmatched free"));
+        parts.extend(newcomers::inherited(self.inherited_frees));
+        parts.push(self.truncated_part());
+        parts.push(format!(
+            "{} of {} unresolved",
+            count(self.unresolved_frames),
+            plural(self.frames, "frame")
+        ));
+        parts.extend(self.live_map_part());
         parts.push(self.blind_part());
+        parts.extend(newcomers::sentence(&self.newcomers));
         parts.push(self.memory_part());
-        parts.extend(self.notes.iter().map(|note| sentence(note)));
+        parts.extend(condensed(self.notes.iter().map(|note| sentence(note)), NOTES_SAID, "note"));
         parts.join("; ")
     }
 
@@ -78,9 +84,22 @@ impl Truth {
         self.lost.iter().all(|loss| loss.events == 0)
     }
 
+    /// Whether any table has refused anything.
+    pub fn any_cap_hit(&self) -> bool {
+        self.live_map.full_since_s.is_some() || self.rows.full_since_s.is_some() || !self.caps.is_empty()
+    }
+
+    fn cap_parts(&self) -> Vec<String> {
+        let mut parts: Vec<String> = self.full_live_map().into_iter().chain(self.full_rows()).collect();
+        parts.extend(self.caps.iter().map(cap_hit));
+        parts
+    }
+
     fn lost_part(&self) -> String {
-        if self.nothing_lost() {
-            return "nothing lost".to_owned();
+        match (self.nothing_lost(), self.any_cap_hit()) {
+            (true, false) => return "nothing lost".to_owned(),
+            (true, true) => return "no event lost".to_owned(),
+            (false, _) => {}
         }
         let causes: Vec<String> = self.lost.iter().filter(|loss| loss.events > 0).map(cause).collect();
         let events = self.lost.iter().fold(0u64, |sum, loss| sum.saturating_add(loss.events));
@@ -92,10 +111,14 @@ impl Truth {
         format!("{} of {} truncated", count(truncated), plural(self.stacks, "stack"))
     }
 
-    fn live_map_part(&self) -> String {
-        let Some(since) = self.live_map.full_since_s else {
-            return format!("live map {} full", percent(self.live_map.used, self.live_map.capacity));
-        };
+    /// How full the live map is, while that is not said in front.
+    fn live_map_part(&self) -> Option<String> {
+        let share = percent(self.live_map.used, self.live_map.capacity);
+        self.live_map.full_since_s.is_none().then(|| format!("live map {share} full"))
+    }
+
+    fn full_live_map(&self) -> Option<String> {
+        let since = self.live_map.full_since_s?;
         let missing = self.lost.iter().find(|loss| loss.cause == Loss::LIVE_MAP_FULL);
         let missing = missing.map_or_else(
             || "how much is missing is not known".to_owned(),
@@ -104,18 +127,18 @@ impl Truth {
                 None => format!("{} missing", plural(loss.events, "block")),
             },
         );
-        format!(
+        Some(format!(
             "LIVE MAP FULL since {} into tracing (cap {}; {missing}; raise --max-live-blocks)",
             duration(since),
             plural(self.live_map.capacity, "block"),
-        )
+        ))
     }
 
-    /// The site table is only worth a word when it has refused somebody.
-    fn rows_part(&self) -> Option<String> {
+    fn full_rows(&self) -> Option<String> {
         let since = self.rows.full_since_s?;
         Some(format!(
-            "SITE TABLE FULL since {} into tracing (cap {}): newer sites are booked together",
+            "SITE TABLE FULL since {} into tracing (cap {}; newer sites are booked together, without a stack; raise \
+             --max-sites)",
             duration(since),
             plural(self.rows.capacity, "row")
         ))
@@ -125,8 +148,8 @@ impl Truth {
         if self.blind_windows.is_empty() {
             return "no blind windows".to_owned();
         }
-        let windows: Vec<String> = self.blind_windows.iter().map(|window| sentence(window)).collect();
-        format!("blind: {}", windows.join(", "))
+        let windows = self.blind_windows.iter().map(|window| sentence(window));
+        format!("blind: {}", condensed(windows, NOTES_SAID, "blind window").join(", "))
     }
 
     fn memory_part(&self) -> String {
@@ -140,6 +163,11 @@ impl Truth {
             None => format!("{resident}, memory before attaching unknown"),
         }
     }
+}
+
+/// `CAP HIT: table of processes: 12 processes are not traced`.
+fn cap_hit(hit: &CapHit) -> String {
+    format!("CAP HIT: {}: {} {}", sentence(&hit.cap), count(hit.refused), sentence(&hit.consequence))
 }
 
 fn cause(loss: &Loss) -> String {
@@ -189,13 +217,46 @@ mod tests {
             ..Truth::default()
         };
         let line = truth.line();
-        assert!(line.starts_with("LOST 2,000 events: live map full 2,000 (64.0 KiB)"), "{line}");
+        assert!(line.contains("; LOST 2,000 events: live map full 2,000 (64.0 KiB)"), "{line}");
         assert!(
-            line.contains(
+            line.starts_with(
                 "LIVE MAP FULL since 2 min 5 s into tracing (cap 500 blocks; 64.0 KiB in 2,000 blocks missing"
             ),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_cap_that_was_hit_comes_first_and_nothing_lost_is_not_said_then() {
+        let full = Fullness { used: 500, capacity: 500, full_since_s: Some(1.0) };
+        let line = Truth { rows: full, ..Truth::default() }.line();
+        assert!(
+            line.starts_with("SITE TABLE FULL since 1 s into tracing (cap 500 rows; newer sites"),
+            "{line}"
+        );
+        assert!(line.contains("; no event lost; ") && !line.contains("nothing lost"), "{line}");
+        let hit = CapHit {
+            cap: "table of processes".into(),
+            refused: 12,
+            consequence: "processes are not traced".into(),
+        };
+        let line = Truth { caps: vec![hit], ..Truth::default() }.line();
+        assert!(
+            line.starts_with("CAP HIT: table of processes: 12 processes are not traced; no event lost;"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn what_is_said_of_hundreds_of_processes_is_said_once() {
+        let truth = Truth {
+            notes: (1..=500).map(|pid| format!("process {pid}: it has no libc.")).collect(),
+            blind_windows: (1..=500).map(|gap| format!("{gap} ms after exec")).collect(),
+            ..Truth::default()
+        };
+        let line = truth.line();
+        assert!(line.ends_with("; it has no libc (500 processes)"), "{line}");
+        assert!(line.contains("12 ms after exec, and 488 more blind windows; "), "{line}");
     }
 
     #[test]

@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use flate2::Crc;
 
-use super::open::{open_below, open_regular};
 use super::outline::Outline;
+use crate::object::open::{open_below, open_regular};
 
 /// Largest file whose checksum is computed.
 const MAX_CHECKED: u64 = 1 << 30;
@@ -108,7 +108,8 @@ impl Search<'_> {
         paths.iter().find_map(|path| self.first(path, same))
     }
 
-    /// Tries the path in the target's root, then on the host.
+    /// Tries the path in the target's root, then on the host: there only where debug files are kept if the target has a
+    /// root of its own, for nothing in it may say what else of the host is opened.
     fn first(
         &mut self,
         path: &Path,
@@ -116,7 +117,10 @@ impl Search<'_> {
     ) -> Option<Found> {
         let inside = self.root.map(|root| open_below(root, path));
         let inside = inside.and_then(|opened| self.checked(opened, path, &check));
-        inside.or_else(|| self.checked(open_regular(path), path, &check))
+        if inside.is_some() || (self.root.is_some() && !is_below(path, self.directories)) {
+            return inside;
+        }
+        self.checked(open_regular(path), path, &check)
     }
 
     /// The file, if there is one that fits; another one is counted.
@@ -146,6 +150,12 @@ fn has_build_id(outline: &Outline, build_id: &[u8]) -> Result<(), Refused> {
     }
 }
 
+/// Whether a path lies below one of the directories, and goes up nowhere.
+fn is_below(path: &Path, directories: &[PathBuf]) -> bool {
+    let upward = path.components().any(|part| part == Component::ParentDir);
+    !upward && directories.iter().any(|directory| path.starts_with(directory))
+}
+
 fn build_id_path(build_id: &[u8]) -> Option<PathBuf> {
     let text = super::hexadecimal(build_id);
     let (directory, file) = text.split_at_checked(2).filter(|(_, file)| !file.is_empty())?;
@@ -169,6 +179,10 @@ fn shared_paths(from: &Path, path: &Path, directories: &[PathBuf]) -> Vec<PathBu
 }
 
 fn crc32(file: &File) -> Option<u32> {
+    // Nothing is read in vain of a file that is too long, or made to look so.
+    if file.metadata().ok()?.len() > MAX_CHECKED {
+        return None;
+    }
     let mut file = file.try_clone().ok()?.take(MAX_CHECKED + 1);
     let (mut crc, mut buffer, mut total) = (Crc::new(), vec![0; 256 << 10], 0_u64);
     loop {
@@ -184,6 +198,15 @@ fn crc32(file: &File) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_where_debug_files_are_kept_is_below() {
+        let directories = [PathBuf::from("/usr/lib/debug")];
+        assert!(is_below(Path::new("/usr/lib/debug/.dwz/x"), &directories));
+        for outside in ["/etc/shadow", "/usr/lib/debug/../../../etc/shadow", "/usr/lib/debugger/x"] {
+            assert!(!is_below(Path::new(outside), &directories), "{outside}");
+        }
+    }
 
     #[test]
     fn debug_files_have_the_names_that_distributions_give_them() {

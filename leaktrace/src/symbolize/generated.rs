@@ -12,8 +12,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::open::{directory, directory_below, open_owned};
 use super::perf_map::PerfMap;
+use crate::object::open::{directory, directory_below, open_owned};
 use crate::process::status;
 
 /// Most bytes that are read of one perf map.

@@ -14,7 +14,6 @@ mod lookup;
 mod mini;
 mod name;
 mod objects;
-mod open;
 mod outline;
 mod perf_map;
 mod python;

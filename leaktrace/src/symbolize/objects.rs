@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::debug_file::{Found, Refused, Search, Wanted};
-use super::open::{directory, mounted_identity, open_in_root, open_regular};
 use super::outline::Outline;
 use super::vdso;
+use crate::object::open::{directory, mounted_identity, open_in_root, open_regular};
 use crate::process::maps::{self, Mapping};
 
 /// Most root directories held; debug files below others are not found.

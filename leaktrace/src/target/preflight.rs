@@ -16,8 +16,10 @@ const FLOOR: (u32, u32) = (6, 1);
 const WANTED_FILES: u64 = 65_536;
 /// Fewer than this and attaching one process may fail half-way.
 const LEAST_FILES: u64 = 256;
-/// Load and attach programs; place probes in other processes and read user memory; read what `/proc` says of them.
-const NEEDED: &[Capability] = &[capability::BPF, capability::PERFMON, capability::SYS_PTRACE];
+/// Load and attach programs; place probes in other processes and read user memory; read what `/proc` says of them; open
+/// the very files that they have mapped.
+const NEEDED: &[Capability] =
+    &[capability::BPF, capability::PERFMON, capability::SYS_PTRACE, capability::CHECKPOINT_RESTORE];
 
 /// Checks everything.
 ///
@@ -57,7 +59,7 @@ fn capabilities() -> Option<String> {
     let own = CapabilitySet::effective(std::process::id()).ok()?;
     let mut missing = own.missing(NEEDED);
     if own.has(capability::SYS_ADMIN) {
-        // Includes these two, as it did before they existed.
+        // Includes the others, as it did before they existed.
         missing.retain(|capability| *capability == capability::SYS_PTRACE);
     }
     if missing.is_empty() {

@@ -2,13 +2,12 @@
 //! what container engines put there by default. Nothing is written into the root, and nothing stays behind: the overlay
 //! is mounted in the runtime's own mount namespace and goes with it.
 
-use super::{Outcomes, Target, interpreters, patience};
+use super::{Outcomes, Target, interpreters, mounts, patience};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
-    ffi::CString,
-    fs, io,
-    os::unix::{ffi::OsStrExt, process::CommandExt},
+    fs,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -143,7 +142,7 @@ impl ContainerBuilder {
     pub fn start(self, script: &str) -> Outcomes<Container> {
         let bundle = self.bundle(script)?;
         let mut command = self.runtime.command(self.cgroup);
-        mount_overlay(&mut command, &interpreters::root(&self.suite)?, bundle.path())?;
+        mounts::overlay(&mut command, &interpreters::root(&self.suite)?, bundle.path())?;
         self.runtime.arrange(&mut command, self.cgroup);
         command.arg("run").arg("--bundle").arg(bundle.path()).arg(&self.id);
         let service = Target::command(command).start()?;
@@ -158,9 +157,7 @@ impl ContainerBuilder {
     /// The directory that the runtime is given.
     fn bundle(&self, script: &str) -> Outcomes<TempDir> {
         let bundle = TempDir::new().map_err(|e| format!("temporary directory: {e}"))?;
-        for name in ["rootfs", "upper", "work"] {
-            fs::create_dir(bundle.path().join(name)).map_err(|e| format!("{name}: {e}"))?;
-        }
+        mounts::prepare_overlay(bundle.path())?;
         let config = bundle.path().join("config.json");
         fs::write(&config, self.config(script)?.to_string())
             .map_err(|e| format!("{}: {e}", config.display()))?;
@@ -299,9 +296,9 @@ impl Runtime {
         // SAFETY: plain system calls on constants.
         unsafe {
             command.pre_exec(move || {
-                own_mounts()?;
+                mounts::own()?;
                 match (cgroup, self) {
-                    (Cgroup::Unified, _) => mount(c"cgroup2", c"/sys/fs/cgroup", c"cgroup2", c""),
+                    (Cgroup::Unified, _) => mounts::mount(c"cgroup2", c"/sys/fs/cgroup", c"cgroup2", c""),
                     (_, Self::Crun) => {
                         // Not there on other hosts.
                         libc::umount2(c"/sys/fs/cgroup/unified".as_ptr(), libc::MNT_DETACH);
@@ -312,45 +309,6 @@ impl Runtime {
             });
         }
     }
-}
-
-/// Mounts what the container has for its root, in a namespace of mounts that ends with it.
-fn mount_overlay(command: &mut Command, lower: &Path, bundle: &Path) -> Outcomes<()> {
-    let text = |bytes: &[u8]| CString::new(bytes).map_err(|e| e.to_string());
-    let (lower, place) = (lower.display(), bundle.display());
-    let options = format!("lowerdir={lower},upperdir={place}/upper,workdir={place}/work");
-    let (options, root) = (text(options.as_bytes())?, text(bundle.join("rootfs").as_os_str().as_bytes())?);
-    // SAFETY: plain system calls on strings that were made before.
-    unsafe {
-        command.pre_exec(move || {
-            own_mounts()?;
-            mount(c"overlay", &root, c"overlay", &options)
-        });
-    }
-    Ok(())
-}
-
-fn own_mounts() -> io::Result<()> {
-    let none = std::ptr::null();
-    // SAFETY: plain system calls on constants.
-    unsafe {
-        good(libc::unshare(libc::CLONE_NEWNS))?;
-        good(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))
-    }
-}
-
-fn mount(
-    source: &std::ffi::CStr,
-    place: &std::ffi::CStr,
-    kind: &std::ffi::CStr,
-    options: &std::ffi::CStr,
-) -> io::Result<()> {
-    // SAFETY: every pointer is a C string that outlives the call.
-    good(unsafe { libc::mount(source.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast()) })
-}
-
-fn good(result: libc::c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Cgroups that a runtime has left, in every hierarchy; none of them is anybody else's.

@@ -1,6 +1,7 @@
 //! Reports made by hand, with every field set to something that can be told apart in the output.
 #![allow(dead_code, reason = "each test program that includes this uses some of them")]
 
+pub mod containers;
 mod python;
 
 use std::collections::BTreeMap;

@@ -35,7 +35,8 @@ pub fn worker() -> ProcessReport {
     }
 }
 
-fn interpreter() -> PythonReport {
+/// As Debian 12 has it, redirected.
+pub fn interpreter() -> PythonReport {
     PythonReport {
         version: "3.11.2".into(),
         allocator: "pymalloc".into(),
@@ -68,11 +69,17 @@ fn extension() -> SiteReport {
     site(0x11, "malloc", 204_800, 100, frames)
 }
 
+/// The stack of a float that the recording line makes.
+pub fn recording() -> Vec<Frame> {
+    let mut frames = vec![native("PyFloat_FromDouble", LIBRARY, 0x12_0000, None, false)];
+    frames.extend(called_by_record());
+    frames
+}
+
 /// Floats that the same line makes.
 fn floats() -> SiteReport {
     let growth = Growth { bytes_per_hour: 1.6 * MIB as f64, observed_s: 2_490.0, steady_s: 2_460.0 };
-    let mut frames = vec![native("PyFloat_FromDouble", LIBRARY, 0x12_0000, None, false)];
-    frames.extend(called_by_record());
+    let frames = recording();
     SiteReport {
         survivors_change: Change { bytes: 120_000, blocks: 5_000 },
         growth: Some(growth),

@@ -6,21 +6,22 @@ use super::Hex;
 use crate::report::model::{
     AgeClass, Amount, Change, Frame, FrameKind, Growth, ProcessReport, PythonReport, Recycled, SiteReport,
 };
+use crate::target::Container;
 
 #[derive(Serialize)]
-struct WireAmount {
+pub(super) struct WireAmount {
     bytes: u64,
     blocks: u64,
 }
 
 #[derive(Serialize)]
-struct WireChange {
+pub(super) struct WireChange {
     bytes: i64,
     blocks: i64,
 }
 
 #[derive(Serialize)]
-struct WireGrowth {
+pub(super) struct WireGrowth {
     bytes_per_hour: f64,
     observed_s: f64,
     steady_s: f64,
@@ -30,6 +31,9 @@ struct WireGrowth {
 pub(super) struct WireProcess<'a> {
     pid: u32,
     serial: u32,
+    namespace_pids: &'a [u32],
+    container: Option<WireContainer<'a>>,
+    late_s: Option<f64>,
     name: &'a str,
     command: &'a [String],
     ended: Option<&'a str>,
@@ -43,6 +47,14 @@ pub(super) struct WireProcess<'a> {
     application_root: Option<&'a str>,
     python: Option<WirePython<'a>>,
     sites: Vec<WireSite<'a>>,
+}
+
+#[derive(Serialize)]
+pub(super) struct WireContainer<'a> {
+    id: &'a str,
+    name: Option<&'a str>,
+    runtime: Option<&'a str>,
+    pod: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -75,20 +87,20 @@ struct WireSite<'a> {
 }
 
 #[derive(Serialize)]
-struct WireRecycled {
+pub(super) struct WireRecycled {
     examined: u64,
     holding: u64,
 }
 
 #[derive(Serialize)]
-struct WireAge {
+pub(super) struct WireAge {
     youngest_s: f64,
     oldest_s: f64,
     live: WireAmount,
 }
 
 #[derive(Serialize)]
-struct WireFrame<'a> {
+pub(super) struct WireFrame<'a> {
     kind: &'static str,
     function: Option<&'a str>,
     object: Option<&'a str>,
@@ -125,6 +137,9 @@ impl<'a> From<&'a ProcessReport> for WireProcess<'a> {
         Self {
             pid: process.pid,
             serial: process.serial,
+            namespace_pids: &process.namespace_pids,
+            container: process.container.as_ref().map(Into::into),
+            late_s: process.late_s,
             name: &process.name,
             command: &process.command,
             ended: process.ended.as_deref(),
@@ -138,6 +153,17 @@ impl<'a> From<&'a ProcessReport> for WireProcess<'a> {
             application_root: process.application_root.as_deref(),
             python: process.python.as_ref().map(Into::into),
             sites: process.sites.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a Container> for WireContainer<'a> {
+    fn from(container: &'a Container) -> Self {
+        Self {
+            id: &container.id,
+            name: container.name.as_deref(),
+            runtime: container.runtime.as_deref(),
+            pod: container.pod.as_deref(),
         }
     }
 }

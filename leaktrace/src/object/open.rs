@@ -8,10 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstat, openat, openat2, statx,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fstat, openat, openat2, statx,
 };
 
-/// Opens a regular file for reading.
+/// Opens a regular file for reading; anything else is an error of the kind `InvalidInput`.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let handle = openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     reopen_regular(&handle)
@@ -51,6 +51,13 @@ pub fn open_owned(directory: &OwnedFd, name: &str, owners: &[u32]) -> io::Result
     reopen_regular(&handle)
 }
 
+/// The inode of a regular file below a directory that is held, reached without any link.
+pub fn inode_below(root: &OwnedFd, path: &Path) -> io::Result<u64> {
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let handle = openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside)?;
+    regular(&handle).map(|stat| stat.st_ino)
+}
+
 /// What tells one mounted directory from another: mount, device, inode.
 pub fn mounted_identity(directory: &OwnedFd) -> io::Result<(u64, u64, u64)> {
     let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
@@ -59,11 +66,16 @@ pub fn mounted_identity(directory: &OwnedFd) -> io::Result<(u64, u64, u64)> {
     Ok((found.stx_mnt_id, device, found.stx_ino))
 }
 
-fn reopen_regular(handle: &OwnedFd) -> io::Result<File> {
+fn regular(handle: &OwnedFd) -> io::Result<Stat> {
     let stat = fstat(handle)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
+    Ok(stat)
+}
+
+fn reopen_regular(handle: &OwnedFd) -> io::Result<File> {
+    regular(handle)?;
     let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
@@ -93,6 +105,20 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
         assert!(open_owned(&held, "link", &[own]).is_err());
         assert!(open_owned(&held, "../file", &[own]).is_err());
+    }
+
+    #[test]
+    fn an_inode_is_told_of_plain_files_that_no_link_leads_to() {
+        let root = tempfile::tempdir().expect("directory");
+        std::fs::create_dir(root.path().join("lib")).expect("directory");
+        std::fs::write(root.path().join("lib/file"), "x").expect("write");
+        symlink("lib", root.path().join("lib64")).expect("link");
+        let held = directory(root.path()).expect("directory");
+        let inode =
+            std::os::unix::fs::MetadataExt::ino(&root.path().join("lib/file").metadata().expect("there"));
+        assert_eq!(inode_below(&held, Path::new("/lib/file")).expect("a file"), inode);
+        assert!(inode_below(&held, Path::new("/lib64/file")).is_err());
+        assert!(inode_below(&held, Path::new("/lib")).is_err());
     }
 
     #[test]
