@@ -21,6 +21,7 @@ use leaktrace_common::{
 };
 
 use super::{
+    forks::Parentage,
     link_closer::LinkCloser,
     shared_links::{FileId, MAX_SETS, ProbeSet, SharedLinks},
     tracer::Tracer,
@@ -28,6 +29,7 @@ use super::{
 use crate::{
     kernel::{AttachPoint, AttachScope, Attachment, KernelError},
     probe::cost::{CostTable, InstructionClass},
+    process,
     target::image::Image,
 };
 
@@ -150,8 +152,23 @@ impl Batch {
     }
 }
 
+/// A probe of a process, for those that are forked from it.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    purpose: Purpose,
+    point: AttachPoint,
+}
+
+impl Placed {
+    /// The same in a forked process.
+    fn below(&self, parent: u32, child: u32) -> Self {
+        let path = process::reroot(&self.point.path, parent, child);
+        Self { point: AttachPoint { path, ..self.point.clone() }, ..*self }
+    }
+}
+
 /// What probes are for. Those that tell of changes outlive an exec.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     /// The dynamic linker's notification; there since before the exec, if there was one.
     Linker,
@@ -254,8 +271,38 @@ impl Tracer {
             self.attach_own(image, purpose, &groups)?;
             image.batches.extend(batches);
         }
-        image.probed.extend(all.into_iter().map(|point| (point.path, point.offset.0)));
+        image.probed.extend(all.iter().map(|point| (point.path.clone(), point.offset.0)));
+        image.points.extend(all.into_iter().map(|point| Placed { purpose, point }));
         Ok(())
+    }
+
+    /// Places in a forked process what its parent has. Links that are shared count for it already.
+    pub(super) fn attach_as_in(&mut self, image: &mut Image, parent: &Parentage) -> Result<(), KernelError> {
+        let points = parent.points.iter().map(|placed| placed.below(parent.pid, image.pid));
+        let points: Vec<Placed> = points.collect();
+        if parent.links != [0; MAX_SHARED_LINKS] {
+            image.links = parent.links;
+            image
+                .probed
+                .extend(points.iter().map(|placed| (placed.point.path.clone(), placed.point.offset.0)));
+            image.points = points;
+            return Ok(());
+        }
+        for purpose in [Purpose::Linker, Purpose::SetUp, Purpose::Allocators] {
+            let of = points.iter().filter(|placed| placed.purpose == purpose);
+            let of = of.map(|placed| placed.point.clone()).collect();
+            self.attach_in_order(image, purpose, vec![of])?;
+        }
+        Ok(())
+    }
+
+    /// Places the probes of an image in a process that runs in its memory.
+    pub(super) fn attach_to_sharer(&mut self, pid: u32, serial: u32) -> Result<Attachment, KernelError> {
+        let image = self.images.get(&serial).filter(|image| image.links == [0; MAX_SHARED_LINKS]);
+        let Some(image) = image else { return Ok(Attachment::default()) };
+        let points: Vec<AttachPoint> =
+            image.points.iter().map(|placed| placed.below(image.pid, pid).point).collect();
+        self.kernel.attach(AttachScope::Process(pid), &points)
     }
 
     /// By file, where that will ever matter: each holds a descriptor.

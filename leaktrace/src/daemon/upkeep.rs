@@ -36,7 +36,7 @@ impl Tracer {
             .values()
             .flat_map(|image| image.intervals.iter().map(|(_, piece)| (image.serial, piece.stack_id)))
             .collect();
-        self.recycler.begin(&mut self.kernel, &self.retired, &keep, self.plan.rules_off);
+        self.recycler.begin(&mut self.kernel, &mut self.retired, &keep, self.plan.rules_off);
     }
 
     /// What no event announces.
@@ -92,18 +92,18 @@ impl Tracer {
     pub(super) fn sweep(&mut self) {
         // With the only process gone tracing ends, and the map goes with it.
         for _ in 0..SWEEP_TURNS {
-            if !self.sweeping {
+            if !self.retired.wants_walk() {
                 return;
             }
             let retired = &self.retired;
-            match self.sweeper.turn(|serial| retired.contains(&serial)) {
+            match self.sweeper.turn(|serial| retired.contains(serial)) {
                 Ok((removed, at_end)) => {
                     self.swept += removed;
-                    self.sweeping = !at_end;
+                    self.retired.walked(at_end);
                 }
                 Err(error) => {
                     tracing::warn!("{error}");
-                    self.sweeping = false;
+                    return;
                 }
             }
         }
@@ -198,6 +198,8 @@ impl Tracer {
         }
         attachments.extend(self.replaced.drain().map(|(_, replaced)| replaced.linker));
         attachments.extend(self.placements.take_all());
+        attachments.extend(self.newcomers.sharers.take_all());
+        self.undo_in_newcomers();
         close_together(attachments);
         self.placements.closer.finish();
         if let (Ending::Signal(signal), Some((pid, ended))) = (ending, &mut self.command)
@@ -214,7 +216,7 @@ impl Tracer {
         self.ledger.begin();
         for index in 0..used {
             let Some(mut row) = self.kernel.rows.read(index) else { continue };
-            if self.retired.contains(&row.serial) {
+            if self.retired.contains(row.serial) {
                 continue;
             }
             if index != OVERFLOW_ROW {
