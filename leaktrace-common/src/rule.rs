@@ -33,5 +33,6 @@ rules! {
     21 FORKS_INHERIT_NOTHING = "forks-inherit-nothing" : "A forked process is another image: it has its own serial, and none of its parent's blocks.",
     22 ONE_LINK_COUNTS = "one-link-counts" : "Where several links lie on one instruction, a process counts the hits of one.",
     23 VFORK_IS_THE_PARENT = "vfork-is-the-parent" : "What a process does in its parent's memory is booked on the parent.",
+    24 CHANGE_BETWEEN_HITS = "change-between-hits" : "A thread goes over to shared links between two hits, never within one.",
     20 FREE_LISTS_CLOSED = "free-lists-closed" : "Free lists of CPython that a full collection has opened are closed again.",
 }

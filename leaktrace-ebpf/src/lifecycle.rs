@@ -96,14 +96,21 @@ fn newborn(parent: &Target) -> Option<Target> {
                 sync::count(counter::NEWBORNS_HELD);
             }
         }
-        let serial = if config::rule(rule::FORKS_INHERIT_NOTHING) {
-            sync::fetch_add_u32(&raw mut (*control).serials, 1) + 1
-        } else {
-            parent.serial
+        let serial = match config::rule(rule::FORKS_INHERIT_NOTHING) {
+            true => next_serial()?,
+            false => parent.serial,
         };
         let flags = parent.flags & inherited | target_flag::FORKED;
         Some(Target { serial, gate, flags, ..*parent })
     }
+}
+
+/// A serial that was never given.
+#[inline(always)]
+fn next_serial() -> Option<u32> {
+    let control = CONTROL.get_ptr_mut(0)?;
+    // SAFETY: a map value.
+    Some(unsafe { sync::fetch_add_u32(&raw mut (*control).serials, 1) } + 1)
 }
 
 /// Whether a new process runs in its parent's memory until it executes a program.
@@ -144,8 +151,8 @@ pub fn exec(ctx: &RawTracePointContext) -> Option<()> {
     unsafe {
         if (*target).flags & target_flag::SHARES_MEMORY != 0 {
             // From here on it has its own memory. Its parent's image goes on.
-            (*target).flags = target_flag::FORKED;
-            (*target).serial = 0;
+            (*target).flags = 0;
+            (*target).serial = next_serial()?;
             retire(target, kind::EXEC, pid_tgid, 0);
             return Some(());
         }
@@ -187,7 +194,7 @@ pub fn exit(ctx: &RawTracePointContext) -> Option<()> {
                 .unwrap_or(0);
         if (*target).flags & target_flag::SHARES_MEMORY != 0 {
             // Its parent's image goes on.
-            (*target).serial = 0;
+            (*target).serial = next_serial()?;
         }
         retire(target, kind::EXIT, pid_tgid, u64::from(code));
     }

@@ -86,6 +86,13 @@ impl Call {
 /// Whether the hit of a link is the one that counts. Several can lie on an instruction, and all of them fire.
 #[inline(always)]
 fn counts(target: &Target, link: u16, pid_tgid: u64) -> bool {
+    if !config::rule(rule::CHANGE_BETWEEN_HITS) {
+        let counts = target.accepts(link);
+        if !counts {
+            sync::linger(sync::LONG);
+        }
+        return counts;
+    }
     if target.flags & target_flag::CHANGING_LINKS == 0 {
         return target.accepts(link);
     }

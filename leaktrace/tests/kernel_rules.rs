@@ -397,7 +397,6 @@ fn every_rule_has_its_two_tests() {
         include_str!("changing_mappings.rs"),
         include_str!("forks.rs"),
         include_str!("placement.rs"),
-        include_str!("placement.rs"),
         include_str!("python_free_lists.rs")
     );
     for (rule, _) in leaktrace_common::rule::ALL {

@@ -15,6 +15,8 @@ fn root_loads_as_always_and_with_everything_that_can_be_chosen() {
     assert_eq!(load(&usual).free_list_closer(), closer::NOBODY);
     load(&LoadOptions { log: true, count_hits: true, ..usual.clone() });
     load(&LoadOptions { count_only: true, ..usual.clone() });
+    load(&LoadOptions { follow_forks: true, ..usual.clone() });
+    load(&LoadOptions { follow_forks: true, watch_host: true, ..usual.clone() });
     load(&LoadOptions { stop_one_in: 3, ..usual });
 }
 
@@ -35,6 +37,12 @@ fn root_loads_with_whoever_may_close_free_lists() {
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_loads_with_each_rule_switched_off() {
     for (_, rules_off) in rule::ALL {
-        load(&LoadOptions { rules_off: *rules_off, close_free_lists: true, ..LoadOptions::default() });
+        load(&LoadOptions {
+            rules_off: *rules_off,
+            close_free_lists: true,
+            follow_forks: true,
+            watch_host: true,
+            ..LoadOptions::default()
+        });
     }
 }

@@ -166,24 +166,34 @@ fn root_a_forked_worker_is_traced_from_its_first_allocation() -> Outcomes<()> {
 
 /// Four threads of the target allocate without a pause while it changes over to shared links, because a crowd of processes
 /// comes into scope: no hit is lost, none counts twice.
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_nothing_is_lost_or_doubled_when_probes_become_shared() -> Outcomes<()> {
+fn probes_become_shared_under_load(options: &[&str]) -> Outcomes<()> {
     let mut target = Target::prepare("families")?.arg("4").start()?;
-    let mut tracer = Tracer::of(target.pid()).start()?;
+    let mut tracer = Tracer::of(target.pid()).args(options).start()?;
     tracer.await_tracing()?;
     target.say("go")?;
     target.say("crowd")?;
     tracer.await_stderr("leaktrace: 17 processes use the same files")?;
-    // The last of the crowd is entered after the change.
-    for _ in 0..4 {
-        tracer.await_tracing()?;
-    }
+    // Until no link of its own is left, and beyond.
+    target.ask("more")?;
     let answer = target.ask("stop")?;
     let outcome = tracer.interrupt_and_finish()?;
     let report = outcome.final_report()?;
     check_process(report, target.pid(), &answer)?;
     check_truth(report)
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_rule_change_between_hits() -> Outcomes<()> {
+    probes_become_shared_under_load(&[])
+}
+
+/// The write that changes sides has to fall between two programs of one hit; eight runs are beyond luck.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_rule_change_between_hits_fails_when_switched_off() {
+    let run = |_| probes_become_shared_under_load(&["--switch-off", "change-between-hits"]);
+    assert_breaks((0..8).map(run).find(Result::is_err).unwrap_or(Ok(())));
 }
 
 /// With links of its own a target costs nobody else anything.

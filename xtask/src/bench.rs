@@ -5,6 +5,7 @@ mod chain;
 mod depth;
 mod flask;
 mod pairs;
+mod placement;
 mod reports;
 mod scale;
 mod tables;
@@ -34,6 +35,8 @@ pub enum Part {
     Flask,
     /// Reports, by number of live blocks.
     Reports,
+    /// Probes of one process and probes that are shared: what neighbours pay, and what each process in scope adds.
+    Placement,
     /// Many processes: attaching, detaching, memory.
     Scale,
     /// Making unwind tables of large libraries, and reading them from disk. Traces nothing.
@@ -58,6 +61,7 @@ pub fn run(rounds: usize, only: &[Part]) -> Result<()> {
             Part::Depth => depth::run(&bench, rounds.max(1))?,
             Part::Flask => flask::run(&bench, rounds.max(1))?,
             Part::Reports => reports::run(&bench)?,
+            Part::Placement => placement::run(&bench, rounds.max(1))?,
             Part::Scale => scale::run(&bench)?,
             Part::Tables => tables::run(rounds.max(1))?,
         }

@@ -1,6 +1,7 @@
 //! `leaktrace doctor`: what works on this host, and what would be placed in a target. Reads only; `--measure` places probes
 //! and redirects pointers for moments, and says so before.
 
+mod placement;
 mod scope;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
 
 use super::{Failure, args::DoctorArguments, meant};
 use crate::{
-    daemon::{Measured, MeasuredCall, check_target, measure},
+    daemon::{Circumstances, Measured, MeasuredCall, check_target, measure},
     kernel::{Kernel, LoadOptions},
     probe::{
         cost::CostTable,
@@ -25,7 +26,7 @@ use crate::{
     },
     report::{aside::Text, human::printable},
     target::{
-        TargetSpec, discover, preflight,
+        Scope, TargetSpec, discover, preflight,
         python::{self, Examined, Planned},
     },
     unwind::survey::{Surveyed, survey},
@@ -44,15 +45,23 @@ pub fn run(typed: &DoctorArguments) -> Result<(), Failure> {
         Some(kernel) => kernel.calibrate()?,
         None => CostTable::default(),
     };
-    let pids = match target {
-        None => return Ok(()),
-        Some(TargetSpec::Pids(pids)) => pids,
-        Some(_) if typed.measure => {
+    let Some(target) = target else { return Ok(()) };
+    let pids = match &target {
+        TargetSpec::Pids(pids) => {
+            pids.iter().try_for_each(|pid| check_target(*pid).map(drop))?;
+            pids.as_slice()
+        }
+        _ if typed.measure => {
             return Err(Failure::Usage("--measure looks at one process at a time: name it by -p PID".into()));
         }
-        Some(spec) => return scope::print(&spec, &mut out).map(drop),
+        _ => &[],
     };
-    for pid in pids {
+    let scope = Scope::resolve(&target)?;
+    if pids.is_empty() {
+        scope::print(&scope, &mut out).map_err(|error| closed(&error))?;
+    }
+    placed(&scope, target == TargetSpec::All, &mut kernel, &costs, &mut out)?;
+    for &pid in pids {
         process(pid, &costs, &mut out)?;
         let redirect = interpreter(pid, &costs, &mut out)?;
         unwind_tables(pid, &mut out)?;
@@ -63,6 +72,26 @@ pub fn run(typed: &DoctorArguments) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whose the probes would be, and who would pay for them.
+fn placed(
+    scope: &Scope,
+    whole_host: bool,
+    kernel: &mut Option<Kernel>,
+    costs: &CostTable,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let pids = scope.members();
+    let safe = kernel.as_mut().map(Kernel::return_probes_survive_filters).transpose()?;
+    let circumstances = Circumstances {
+        processes: pids.len(),
+        whole_host,
+        strict: false,
+        forced: None,
+        returns_are_safe: safe.unwrap_or(true),
+    };
+    placement::print(&pids, &circumstances, costs, out).map_err(|error| closed(&error))
 }
 
 fn closed(error: &io::Error) -> Failure {

@@ -22,6 +22,9 @@ use crate::{
     target::image::Image,
 };
 
+/// Up to so many processes it is said of each how late it was traced.
+const FEW: usize = 8;
+
 /// Counters that stand for lost events, and what to call them.
 const LOSSES: &[(usize, &str, Option<usize>)] = &[
     (counter::LOST_LIVE_FULL, Loss::LIVE_MAP_FULL, Some(counter::LOST_LIVE_FULL_BYTES)),
@@ -58,6 +61,7 @@ impl Tracer {
         self.read_rows();
         let ages = Ages::new(&self.keeper.epochs, now, self.plan.min_age);
         self.ledger.finish(&ages, now);
+        self.count_unlisted();
         self.sequence += 1;
         self.images.values_mut().for_each(Image::read_mappings);
         let serials: Vec<u32> = self.images.keys().copied().collect();
@@ -65,6 +69,8 @@ impl Tracer {
             serials.iter().filter_map(|serial| self.process(*serial, &ages, now)).collect();
         processes.sort_by_key(|process| std::cmp::Reverse(process.survivors.bytes));
         let truth = self.truth(&processes);
+        let ended = self.ended;
+        self.count_listed(&processes, &reason);
         Report {
             leaktrace_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: KernelRelease::current().map(|release| release.text).unwrap_or_default(),
@@ -81,7 +87,7 @@ impl Tracer {
             merge: self.plan.merge,
             detail: if self.plan.light { Detail::Light } else { Detail::Exact },
             processes,
-            ended: self.ended,
+            ended,
             truth,
         }
     }
@@ -260,7 +266,7 @@ impl Tracer {
                 full_since_s: self.rows_full_since.map(|since| since.as_secs_f64()),
             },
             caps: self.caps(&counters),
-            blind_windows: self.images.values().flat_map(|image| image.blind.clone()).collect(),
+            blind_windows: self.blind_windows(),
             before_attach_bytes: sum(|process| process.rss_at_attach_bytes),
             tracked_bytes: processes.iter().map(|process| process.live.bytes).sum(),
             rss_bytes: sum(|process| process.rss_bytes),
@@ -274,6 +280,25 @@ impl Tracer {
                 .unwrap_or(0),
             map_bytes: self.kernel.map_memory(),
         }
+    }
+
+    /// What was not seen of each process; of many that came late, in sum.
+    fn blind_windows(&self) -> Vec<String> {
+        let mut windows: Vec<String> = self.images.values().flat_map(|image| image.blind.clone()).collect();
+        if self.images.len() <= FEW {
+            let late = self.images.values().filter_map(|image| Some((image.pid, image.late_s?)));
+            windows.extend(late.map(|(pid, late)| {
+                format!("process {pid}: its first {:.0} ms, until it was traced", late * 1e3)
+            }));
+            return windows;
+        }
+        windows.extend(self.newcomers.report().gaps.map(|gaps| {
+            format!(
+                "the first moments of processes made while tracing: half of them at most {:.0} ms, 99 of 100 at most {:.0} ms, all at most {:.0} ms",
+                gaps.p50_ms, gaps.p99_ms, gaps.max_ms
+            )
+        }));
+        windows
     }
 
     fn notes(&self, names: &Statistics) -> Vec<String> {

@@ -59,10 +59,16 @@ impl Tracer {
         discovered: &Discovered,
         linker: Attachment,
     ) -> Result<(), Failure> {
-        let begun = Instant::now();
-        let pid = identity.pid;
         let mut image = Image::new(self.new_serial(), identity);
         image.linker = linker;
+        self.enter_image(image, discovered)
+    }
+
+    /// Enters an image whose probes are known: every probe first, then the gate.
+    pub(super) fn enter_image(&mut self, mut image: Image, discovered: &Discovered) -> Result<(), Failure> {
+        let (begun, pid) = (Instant::now(), image.pid);
+        // A forked process whose gate is open already has its parent's.
+        self.inherit_links(&mut image);
         image.r_debug = discovered.r_debug;
         image.layered = discovered.plan.layered;
         self.look_at(&mut image);
@@ -92,8 +98,14 @@ impl Tracer {
         }
         self.kernel.set_target(pid, &entry)?;
         announce(&image, &discovered.plan, begun.elapsed());
-        self.images.insert(image.serial, image);
+        self.now_traced(image);
         Ok(())
+    }
+
+    /// An image's gate is open.
+    pub(super) fn now_traced(&mut self, image: Image) {
+        self.traced_pids.insert(image.pid, image.serial);
+        self.images.insert(image.serial, image);
     }
 
     /// Takes first readings, and opens the objects that stacks will lead to.
@@ -219,7 +231,7 @@ impl Tracer {
         // SAFETY: a signal to the command that we started and stopped.
         unsafe { libc::kill(i32::try_from(pid).unwrap_or(0), libc::SIGCONT) };
         announce(&image, plan, Duration::ZERO);
-        self.images.insert(image.serial, image);
+        self.now_traced(image);
         Ok(())
     }
 }
@@ -239,11 +251,11 @@ async fn await_stop(pid: u32) {
 pub(super) fn target(image: &Image, gate: u32) -> Target {
     let (interpreter_start, interpreter_end) = image.interpreter_text();
     let layered = if image.layered { target_flag::LAYERED } else { 0 };
-    let shared = if image.links[0] == 0 { 0 } else { target_flag::SHARED_LINKS };
+    let shared = if image.shares_probes() { target_flag::SHARED_LINKS } else { 0 };
     Target {
         serial: image.serial,
         gate,
-        flags: layered | shared,
+        flags: layered | shared | if image.forked { target_flag::FORKED } else { 0 },
         generation: image.code.latest().map_or(0, |(generation, _)| generation),
         r_debug: image.r_debug,
         allocator_start: image.allocator_text.0,

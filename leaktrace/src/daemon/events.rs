@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use leaktrace_common::{
     event::{Event, kind},
     record::target_flag,
-    rule,
     unwind::FRAME_EXACT,
 };
 
@@ -21,7 +20,7 @@ use crate::{
     ledger::MappingLabel,
     object::address::AbsoluteAddress,
     process::{Identity, RunState, exit},
-    report::{aside::say, model::Reason},
+    report::aside::say,
     target::{discover, image::Image},
 };
 
@@ -33,6 +32,8 @@ const TABLE_PATIENCE_RUNNING: Duration = Duration::from_millis(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Stacks taken in before anything else is looked at; some tens of microseconds each.
 const STACKS_AT_A_TIME: usize = 16;
+/// Stacks kept that came before their process was heard of.
+const MAX_EARLY: usize = 4096;
 
 impl Tracer {
     /// Takes in everything that has arrived. Stacks can come by the thousand, and each that is walked before the daemon
@@ -41,6 +42,7 @@ impl Tracer {
         loop {
             let stacks = self.take_stacks(STACKS_AT_A_TIME);
             let events = self.take_events();
+            self.take_early(true);
             self.tables_made();
             if stacks == 0 && events == 0 {
                 break;
@@ -70,6 +72,7 @@ impl Tracer {
             if matches!(event.kind, kind::EXEC | kind::EXIT) {
                 // The last report of an image needs all of its stacks.
                 self.take_stacks(usize::MAX);
+                self.take_early(false);
             }
             self.event(&event);
             taken += 1;
@@ -82,6 +85,27 @@ impl Tracer {
             eprintln!("{line}");
             return;
         }
+        let header = &record.header;
+        if !self.images.contains_key(&header.serial) && self.early.len() < MAX_EARLY {
+            self.early.push_back(record.clone());
+            return;
+        }
+        self.known_stack_seen(record);
+    }
+
+    /// Takes in the stacks that came before their process was heard of: the two ring buffers are read one after the other. What is
+    /// unknown still will stay so, if every event has been read.
+    fn take_early(&mut self, all_read: bool) {
+        for record in std::mem::take(&mut self.early) {
+            if all_read || self.images.contains_key(&record.header.serial) {
+                self.known_stack_seen(&record);
+            } else {
+                self.early.push_back(record);
+            }
+        }
+    }
+
+    fn known_stack_seen(&mut self, record: &StackRecord) {
         let header = &record.header;
         if self.stacks.is_full() || !self.images.contains_key(&header.serial) {
             self.stacks_unknown += 1;
@@ -288,53 +312,6 @@ impl Tracer {
                 .blind
                 .push(format!("{:.0} ms after exec, until the probes were placed", gap.as_secs_f64() * 1e3));
         }
-    }
-
-    /// A process image is gone: last report, probes away, blocks dropped.
-    pub(super) fn image_ended(&mut self, serial: u32, how: &str) {
-        let now_alive = self.images.values().filter(|image| image.ended.is_none()).count();
-        let Some(image) = self.images.get_mut(&serial) else { return };
-        if image.ended.is_some() {
-            return;
-        }
-        image.ended = Some(how.to_owned());
-        // What its own files say of generated code is read while they can be reached.
-        self.frames.process_ending(serial);
-        image.python.release();
-        let links = vec![std::mem::take(&mut image.hooks), std::mem::take(&mut image.linker)];
-        self.placements.closer.close(links);
-        image.batches.clear();
-        self.last_end = Some(how.to_owned());
-        let pid = image.pid;
-        if self.kernel.target(pid).is_some_and(|entry| entry.serial == serial) {
-            let replaced = how.contains("(exec)");
-            if !replaced {
-                self.kernel.remove_target(pid);
-            }
-        }
-        // The last image's report is the final one; it is made when tracing ends.
-        if now_alive > 1 || how.contains("(exec)") {
-            let report = self.report(Reason::ProcessEnded);
-            self.ended_reports.push(report);
-            self.retire(serial);
-        }
-    }
-
-    /// Drops what belonged to an image that has been reported.
-    pub(super) fn retire(&mut self, serial: u32) {
-        if self.plan.rules_off & rule::SERIAL != 0 {
-            self.images.remove(&serial);
-            return;
-        }
-        if let Some(image) = self.images.remove(&serial) {
-            self.kernel.python.release_slot(image.python_slot);
-        }
-        self.code.forget(&mut self.kernel.code, serial);
-        self.retired.insert(serial);
-        self.sweeping = true;
-        self.ledger.forget(serial);
-        self.frames.forget_process(serial);
-        self.stacks.forget(serial);
     }
 }
 

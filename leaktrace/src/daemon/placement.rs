@@ -21,6 +21,7 @@ use leaktrace_common::{
 };
 
 use super::{
+    forks::Parentage,
     link_closer::LinkCloser,
     shared_links::{FileId, MAX_SETS, ProbeSet, SharedLinks},
     tracer::Tracer,
@@ -28,6 +29,7 @@ use super::{
 use crate::{
     kernel::{AttachPoint, AttachScope, Attachment, KernelError},
     probe::cost::{CostTable, InstructionClass},
+    process,
     report::aside::say,
     target::image::Image,
 };
@@ -117,6 +119,7 @@ impl Batch {
     fn sort(points: &[AttachPoint]) -> io::Result<Vec<Self>> {
         let mut batches: Vec<Self> = Vec::new();
         let mut paths: Vec<&PathBuf> = points.iter().map(|point| &point.path).collect();
+        paths.sort();
         paths.dedup();
         for path in paths {
             let points = points.iter().filter(|point| point.path == *path).cloned();
@@ -150,8 +153,23 @@ impl Batch {
     }
 }
 
+/// A probe of a process, for those that are forked from it.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    purpose: Purpose,
+    point: AttachPoint,
+}
+
+impl Placed {
+    /// The same in a forked process.
+    fn below(&self, parent: u32, child: u32) -> Self {
+        let path = process::reroot(&self.point.path, parent, child);
+        Self { point: AttachPoint { path, ..self.point.clone() }, ..*self }
+    }
+}
+
 /// What probes are for. Those that tell of changes outlive an exec.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     /// The dynamic linker's notification; there since before the exec, if there was one.
     Linker,
@@ -218,6 +236,14 @@ impl Tracer {
         self.attach_in_order(image, Purpose::Linker, vec![points])
     }
 
+    /// A process that was forked has its parent's links: those of the files that both map.
+    pub(super) fn inherit_links(&self, image: &mut Image) {
+        let entry = self.kernel.target(image.pid).filter(|entry| entry.serial == image.serial);
+        if let Some(entry) = entry.filter(|entry| entry.flags & target_flag::SHARED_LINKS != 0) {
+            image.links = entry.links;
+        }
+    }
+
     /// Places a probe on what is called once an interpreter is set up.
     pub(super) fn attach_set_up(&mut self, image: &mut Image, point: AttachPoint) -> Result<(), KernelError> {
         self.attach_in_order(image, Purpose::SetUp, vec![vec![point]])
@@ -246,8 +272,38 @@ impl Tracer {
             self.attach_own(image, purpose, &groups)?;
             image.batches.extend(batches);
         }
-        image.probed.extend(all.into_iter().map(|point| (point.path, point.offset.0)));
+        image.probed.extend(all.iter().map(|point| (point.path.clone(), point.offset.0)));
+        image.points.extend(all.into_iter().map(|point| Placed { purpose, point }));
         Ok(())
+    }
+
+    /// Places in a forked process what its parent has. Links that are shared count for it already.
+    pub(super) fn attach_as_in(&mut self, image: &mut Image, parent: &Parentage) -> Result<(), KernelError> {
+        let points = parent.points.iter().map(|placed| placed.below(parent.pid, image.pid));
+        let points: Vec<Placed> = points.collect();
+        if parent.links != [0; MAX_SHARED_LINKS] {
+            image.links = parent.links;
+            image
+                .probed
+                .extend(points.iter().map(|placed| (placed.point.path.clone(), placed.point.offset.0)));
+            image.points = points;
+            return Ok(());
+        }
+        for purpose in [Purpose::Linker, Purpose::SetUp, Purpose::Allocators] {
+            let of = points.iter().filter(|placed| placed.purpose == purpose);
+            let of = of.map(|placed| placed.point.clone()).collect();
+            self.attach_in_order(image, purpose, vec![of])?;
+        }
+        Ok(())
+    }
+
+    /// Places the probes of an image in a process that runs in its memory.
+    pub(super) fn attach_to_sharer(&mut self, pid: u32, serial: u32) -> Result<Attachment, KernelError> {
+        let image = self.images.get(&serial).filter(|image| image.links == [0; MAX_SHARED_LINKS]);
+        let Some(image) = image else { return Ok(Attachment::default()) };
+        let points: Vec<AttachPoint> =
+            image.points.iter().map(|placed| placed.below(image.pid, pid).point).collect();
+        self.kernel.attach(AttachScope::Process(pid), &points)
     }
 
     /// By file, where that will ever matter: each holds a descriptor.
@@ -399,5 +455,68 @@ impl Tracer {
         let used: HashSet<u16> = living.flat_map(|image| image.links).collect();
         let idle = self.placements.links.give_up(&used, Instant::now());
         self.placements.closer.close(idle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FEW_PROCESSES: Circumstances = Circumstances {
+        processes: FEW,
+        whole_host: false,
+        strict: false,
+        forced: None,
+        returns_are_safe: true,
+    };
+
+    #[test]
+    fn few_processes_have_links_of_their_own_and_many_share_them() {
+        let many = Circumstances { processes: FEW + 1, ..FEW_PROCESSES };
+        assert_eq!(FEW_PROCESSES.decide(), Placement::PerProcess);
+        assert_eq!(many.decide(), Placement::Shared);
+        assert_eq!(Circumstances { whole_host: true, ..FEW_PROCESSES }.decide(), Placement::Shared);
+        assert_eq!(Circumstances { returns_are_safe: false, ..many }.decide(), Placement::PerProcess);
+    }
+
+    #[test]
+    fn a_strict_scope_beats_everything_and_a_forced_placement_the_rest() {
+        let shared = Circumstances { forced: Some(Placement::Shared), ..FEW_PROCESSES };
+        assert_eq!(shared.decide(), Placement::Shared);
+        assert_eq!(
+            Circumstances { strict: true, whole_host: true, ..shared }.decide(),
+            Placement::PerProcess
+        );
+    }
+
+    #[test]
+    fn the_sentence_says_who_pays_how_much() {
+        let costs = CostTable::default();
+        let say = |circumstances: Circumstances| circumstances.sentence(&costs);
+        assert_eq!(say(FEW_PROCESSES), "16 processes in scope: no other process is touched");
+        assert!(say(Circumstances { whole_host: true, ..FEW_PROCESSES }).contains("some 809 ns"));
+        let strict = Circumstances { processes: 100, strict: true, ..FEW_PROCESSES };
+        assert!(say(strict).contains("3000 ns dearer"), "{}", say(strict));
+        let deadly = Circumstances { processes: 100, returns_are_safe: false, ..FEW_PROCESSES };
+        assert!(say(deadly).contains("would kill"), "{}", say(deadly));
+    }
+
+    #[test]
+    fn probes_are_sorted_by_file_whatever_path_leads_to_it() {
+        let point = |path: &str, offset| AttachPoint {
+            path: path.into(),
+            offset: crate::object::address::FileOffset(offset),
+            cookie: HookCookie::default(),
+            needs_return: false,
+        };
+        let own = format!("/proc/{}/exe", std::process::id());
+        let points =
+            [point("/proc/self/exe", 1), point("/dev/null", 1), point(&own, 1), point("/proc/self/exe", 2)];
+        let batches = Batch::sort(&points).expect("files that exist");
+        let offsets = |batch: &Batch| batch.points.iter().map(|point| point.offset.0).collect::<Vec<_>>();
+        assert_eq!(batches.iter().map(offsets).collect::<Vec<_>>(), [vec![1], vec![1, 2]]);
+        let shared = batches[1].shared_points(9);
+        assert!(shared.iter().all(|point| point.cookie.link == 9 && point.path.starts_with("/proc/self/fd")));
+        assert!(Batch::sort(&[point("/no/such/file", 1)]).is_err());
     }
 }

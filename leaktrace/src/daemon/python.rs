@@ -1,7 +1,10 @@
 //! The interpreter of a traced process: found when the process is entered, its allocators probed and redirected before the
 //! gate opens, everything undone when tracing ends. Nothing here keeps a process from being traced natively.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use leaktrace_common::{
     hook::{HookCookie, domain, kind},
@@ -18,9 +21,9 @@ use crate::{
         symbols::{Symbol, Table as SymbolTable},
     },
     probe::{hooks, plan::Plan},
-    process::{MemoryReader, MemoryWriter},
+    process::{self, MemoryReader, MemoryWriter},
     python::{
-        Interpreter, Redirection, Refusal, SlotChange, Tables, Version,
+        Inherited, Interpreter, Redirection, Refusal, SlotChange, Tables, Version,
         allocators::{Domain, Kind, Slot, State},
         arrays,
         census::Census,
@@ -68,6 +71,8 @@ pub struct Python {
     pools_told_apart: bool,
     /// That count when tracing began.
     pub counted_at_attach: Option<u64>,
+    /// What forked processes have of what was written.
+    pub inherited: Option<Arc<Inherited>>,
 }
 
 impl Tracer {
@@ -134,6 +139,7 @@ impl Tracer {
         let counted = image.python.count(image.pid);
         image.python.pools_told_apart = counted.is_none_or(|(_, told_apart)| told_apart);
         image.python.counted_at_attach = counted.map(|(blocks, _)| blocks);
+        image.python.remember_inherited();
     }
 
     fn tables(
@@ -146,7 +152,8 @@ impl Tracer {
             Tables::read(image.pid, interpreter, memory, &image.mappings).map_err(|reason| reason.to_string())
         };
         let tables = read()?;
-        if !self.plan.target_writes || tables.redirected().next().is_none() {
+        // A forked process has what was written to its parent, and keeps it.
+        if !self.plan.target_writes || image.forked || tables.redirected().next().is_none() {
             return Ok(tables);
         }
         let undone = leftover::undo_unrecorded(image.pid, image.identity.start_ticks, &tables);
@@ -200,11 +207,13 @@ impl Tracer {
                 }
                 image.python.tell_lists();
                 self.kernel.python.set(image.python_slot, &image.python.runtime);
-                say(format_args!(
-                    "process {}: {} of Python's free lists closed (opened again at the end)",
-                    image.pid,
-                    image.python.lists.len()
-                ));
+                if !image.forked {
+                    say(format_args!(
+                        "process {}: {} of Python's free lists closed (opened again at the end)",
+                        image.pid,
+                        image.python.lists.len()
+                    ));
+                }
             }
             Err(reason) => image.note(format!("Python's free lists stay open: {reason}")),
         }
@@ -377,6 +386,39 @@ impl Tracer {
     }
 }
 
+/// What a forked process has of its parent's interpreter.
+pub(super) struct Legacy {
+    python: Python,
+    changes: Vec<SlotChange>,
+    lists: Vec<FreeList>,
+}
+
+impl Tracer {
+    /// Takes over what a forked process has of its parent's interpreter: found there and validated there. `None`: the process
+    /// has changed it since, so that it has to be looked at for itself.
+    pub(super) fn inherit_python(&mut self, image: &mut Image, legacy: Legacy) -> Option<()> {
+        let Legacy { python, changes, lists } = legacy;
+        if python.interpreter.is_none() {
+            return Some(());
+        }
+        if python.has_changed(image.pid) {
+            return None;
+        }
+        image.python_slot = self.kernel.python.take_slot()?;
+        image.python = python;
+        self.kernel.python.set(image.python_slot, &image.python.runtime);
+        if !changes.is_empty() {
+            redirect(image, &changes).ok()?;
+        }
+        if !lists.is_empty() {
+            image.python.keep_closed(image.pid, image.identity.start_ticks, lists).ok()?;
+        }
+        image.python.counted_at_attach = image.python.count(image.pid).map(|(blocks, _)| blocks);
+        image.python.remember_inherited();
+        Some(())
+    }
+}
+
 impl Python {
     /// Notes what the table holds now, to notice when somebody changes it.
     fn remember(&mut self, tables: &Tables) {
@@ -386,6 +428,35 @@ impl Python {
             (slot.address.0, change.map_or(slot.pointer, |change| change.alias).0)
         };
         self.pointers = tables.tables.iter().flat_map(|table| &table.slots).map(holds).collect();
+    }
+
+    /// What a process has of it that was forked just now; nothing of that is on record yet. `None`: it is not set up.
+    pub(super) fn legacy(&self, parent: u32, child: u32) -> Option<Legacy> {
+        if self.not_yet.is_some() {
+            return None;
+        }
+        let interpreter = self.interpreter.clone().map(|interpreter| Interpreter {
+            openable: process::reroot(&interpreter.openable, parent, child),
+            ..interpreter
+        });
+        let python = Self {
+            interpreter,
+            runtime: self.runtime.clone(),
+            allocator: self.allocator.clone(),
+            inlined_unseen: self.inlined_unseen,
+            pointers: self.pointers.clone(),
+            census: self.census.clone(),
+            pools_told_apart: self.pools_told_apart,
+            ..Self::default()
+        };
+        let changes = self.redirection.as_ref().map(|redirection| redirection.changes().to_vec());
+        Some(Legacy { python, changes: changes.unwrap_or_default(), lists: self.lists.clone() })
+    }
+
+    /// Keeps what processes that are forked from this one have of what was written to it.
+    fn remember_inherited(&mut self) {
+        let recorded = self.redirection.as_ref().and_then(Redirection::recorded);
+        self.inherited = recorded.map(|record| Arc::new(Inherited::of(record)));
     }
 
     fn has_changed(&self, pid: u32) -> bool {
@@ -406,6 +477,11 @@ impl Python {
         let memory = MemoryReader::new(pid);
         let mut lists = free_lists(interpreter, &memory).map_err(|reason| reason.to_string())?;
         lists.truncate(MAX_FREE_LISTS);
+        self.keep_closed(pid, start_ticks, lists)
+    }
+
+    /// Closes lists that are known, and leaves a record of that first.
+    fn keep_closed(&mut self, pid: u32, start_ticks: u64, lists: Vec<FreeList>) -> Result<(), String> {
         let recorded = match self.redirection.as_mut().and_then(Redirection::record) {
             Some(record) => record.add_free_lists(&lists),
             None => {
@@ -463,6 +539,7 @@ impl Python {
             say(&error);
         }
         self.pointers.clear();
+        self.inherited = None;
     }
 }
 
@@ -471,6 +548,10 @@ fn redirect(image: &mut Image, changes: &[SlotChange]) -> Result<(), String> {
     let begun = Instant::now();
     let redirection = Redirection::apply(image.pid, image.identity.start_ticks, changes, &Records::default())
         .map_err(|error| error.to_string())?;
+    if image.forked {
+        image.python.redirection = Some(redirection);
+        return Ok(());
+    }
     say(format_args!(
         "process {}: {} pointers of Python's allocator table redirected in {:.1} ms (undone at the end; --no-target-writes forbids it)",
         image.pid,
@@ -492,7 +573,7 @@ fn set_up_points(image: &Image) -> Vec<AttachPoint> {
     let cookie = HookCookie { kind: kind::LINK_MAP, hook, ..HookCookie::default() };
     let code = image.mappings.iter().filter(|mapping| mapping.executable && mapping.is_file());
     code.filter_map(|mapping| {
-        let path = crate::process::maps::openable_path(image.pid, mapping);
+        let path = process::maps::openable_path(image.pid, mapping);
         let elf = Elf::open(&path).ok()?;
         let Symbol { address, .. } = elf.symbol(SymbolTable::Dynamic, SET_UP).ok()?.ok()?;
         let offset = elf.file_offset(address)?;

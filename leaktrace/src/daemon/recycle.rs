@@ -7,14 +7,17 @@ use std::collections::{HashMap, HashSet};
 use leaktrace_common::record::{Cell, OVERFLOW_ROW, Row, SiteKey, row_state};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::retired::Retired;
 use crate::{
     kernel::{Kernel, KernelError, wait_for_running_programs},
     ledger::{Ages, Ledger},
     report::model::Amount,
 };
 
-/// Rows handled at a time.
+/// Rows of running processes handled at a time.
 const BATCH: usize = 1024;
+/// Rows of processes that have gone handled at a time: a storm of them leaves many.
+const GONE_BATCH: usize = 16 * 1024;
 /// Rows of running processes are only recycled when more than this share of the table is in use.
 const PRESSURE: f64 = 0.5;
 /// How often a row must have been found idle before it goes: two closed epochs.
@@ -44,7 +47,7 @@ impl Recycler {
     pub fn begin(
         &mut self,
         kernel: &mut Kernel,
-        retired: &HashSet<u32>,
+        retired: &mut Retired,
         keep: &HashSet<(u32, u64)>,
         rules_off: u64,
     ) {
@@ -54,12 +57,16 @@ impl Recycler {
         let used = kernel.rows_in_use();
         let pressed = f64::from(used) > f64::from(kernel.rows.capacity()) * PRESSURE;
         let mut idle = HashMap::new();
+        let mut with_rows = HashSet::new();
         for index in OVERFLOW_ROW + 1..used {
             let Some(row) = kernel.rows.read(index) else { continue };
             if row.state != row_state::USED || row.stack_id == 0 {
                 continue;
             }
-            let gone = retired.contains(&row.serial);
+            let gone = retired.contains(row.serial);
+            if gone {
+                with_rows.insert(row.serial);
+            }
             let empty =
                 Ages::live(&row.cells) == Amount::default() && !keep.contains(&(row.serial, row.stack_id));
             let may_go = gone || (pressed && empty);
@@ -70,13 +77,15 @@ impl Recycler {
                 Some((total, readings)) if *total == row.total_blocks => readings + 1,
                 _ => 1,
             };
-            if (gone || seen > IDLE_READINGS) && self.leaving.len() < BATCH {
+            let batch = if gone { GONE_BATCH } else { BATCH };
+            if (gone || seen > IDLE_READINGS) && self.leaving.len() < batch {
                 self.leaving.push((index, row));
             } else {
                 idle.insert(index, (row.total_blocks, seen));
             }
         }
         self.idle = idle;
+        retired.have_rows(&with_rows);
         if self.leaving.is_empty() {
             return;
         }
@@ -95,7 +104,7 @@ impl Recycler {
         &mut self,
         kernel: &mut Kernel,
         ledger: &mut Ledger,
-        retired: &HashSet<u32>,
+        retired: &Retired,
     ) -> Result<(), KernelError> {
         if !self.waiting.as_ref().is_some_and(JoinHandle::is_finished) {
             return Ok(());
@@ -103,13 +112,13 @@ impl Recycler {
         self.waiting = None;
         for (index, before) in std::mem::take(&mut self.leaving) {
             let Some(now) = kernel.rows.read(index) else { continue };
-            if !retired.contains(&before.serial) && holds_something(&now) {
+            if !retired.contains(before.serial) && holds_something(&now) {
                 kernel.rows.set_stack_id(index, before.stack_id);
                 // If another row has taken the site meanwhile, both count for it.
                 kernel.restore_site(&key_of(&before), index);
                 continue;
             }
-            if !retired.contains(&before.serial) {
+            if !retired.contains(before.serial) {
                 ledger.take_over(&Row { stack_id: before.stack_id, ..now });
             }
             kernel.rows.clear(index);

@@ -1,7 +1,7 @@
 //! The state of a running trace, and how it begins. What is done to it: `entering`, `events`, `upkeep`, `compose`.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, VecDeque},
     os::fd::OwnedFd,
     path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -18,11 +18,12 @@ use super::{
     newcomers::{NEWBORNS, Newcomers},
     placement::{Circumstances, Placements},
     recycle::Recycler,
+    retired::Retired,
     stacks::Stacks,
 };
 use crate::{
     cli::{Failure, meant::TracePlan},
-    kernel::{Attachment, CodeCapacity, Kernel, LinkMode, LoadOptions, Logger, Rings, Sweeper},
+    kernel::{Attachment, CodeCapacity, Kernel, LinkMode, LoadOptions, Logger, Rings, StackRecord, Sweeper},
     ledger::Ledger,
     probe::cost::CostTable,
     process::maps,
@@ -66,8 +67,11 @@ pub struct Tracer {
     pub(super) costs: CostTable,
     pub(super) placements: Placements,
     pub(super) replaced: HashMap<u32, Replaced>,
-    pub(super) retired: HashSet<u32>,
-    pub(super) sweeping: bool,
+    pub(super) retired: Retired,
+    /// Images that run, by PID.
+    pub(super) traced_pids: HashMap<u32, u32>,
+    /// Stacks of processes that were made just now: nobody has been told of them yet.
+    pub(super) early: VecDeque<StackRecord>,
     /// The image that was looked after last.
     pub(super) looked_after: u32,
     pub(super) scope: Scope,
@@ -144,8 +148,9 @@ impl Tracer {
             stacks_unknown: 0,
             unmerged: Unmerged::default(),
             replaced: HashMap::new(),
-            retired: HashSet::new(),
-            sweeping: false,
+            retired: Retired::default(),
+            traced_pids: HashMap::new(),
+            early: VecDeque::new(),
             looked_after: 0,
             scope,
             scope_looked_through: Instant::now(),

@@ -37,7 +37,7 @@ impl Tracer {
             .values()
             .flat_map(|image| image.intervals.iter().map(|(_, piece)| (image.serial, piece.stack_id)))
             .collect();
-        self.recycler.begin(&mut self.kernel, &self.retired, &keep, self.plan.rules_off);
+        self.recycler.begin(&mut self.kernel, &mut self.retired, &keep, self.plan.rules_off);
     }
 
     /// What no event announces.
@@ -93,18 +93,18 @@ impl Tracer {
     pub(super) fn sweep(&mut self) {
         // With the only process gone tracing ends, and the map goes with it.
         for _ in 0..SWEEP_TURNS {
-            if !self.sweeping {
+            if !self.retired.wants_walk() {
                 return;
             }
             let retired = &self.retired;
-            match self.sweeper.turn(|serial| retired.contains(&serial)) {
+            match self.sweeper.turn(|serial| retired.contains(serial)) {
                 Ok((removed, at_end)) => {
                     self.swept += removed;
-                    self.sweeping = !at_end;
+                    self.retired.walked(at_end);
                 }
                 Err(error) => {
                     tracing::warn!("{error}");
-                    self.sweeping = false;
+                    return;
                 }
             }
         }
@@ -132,13 +132,14 @@ impl Tracer {
     }
 
     /// A perf link compares the memory of the thread that it was opened on, which a thread gives up when it ends: from
-    /// then on the kernel takes the probes out wherever one is hit. Multi links compare the process.
+    /// then on the kernel takes the probes out wherever one is hit. Multi links compare the process, shared ones nothing.
     pub(super) fn watch_main_threads(&mut self) {
         if self.kernel.link_mode() == LinkMode::Multi {
             return;
         }
         let now = self.now().as_secs();
-        let seeing = self.images.values_mut().filter(|image| !image.lost_main_thread);
+        let own_probes = |image: &&mut Image| !image.lost_main_thread && !image.shares_probes();
+        let seeing = self.images.values_mut().filter(own_probes);
         for image in seeing.filter(|image| image.is_without_main_thread()) {
             image.lost_main_thread = true;
             image.blind.push(format!("process {} since {now} s: its main thread has ended", image.pid));
@@ -198,6 +199,8 @@ impl Tracer {
         }
         attachments.extend(self.replaced.drain().map(|(_, replaced)| replaced.linker));
         attachments.extend(self.placements.take_all());
+        attachments.extend(self.newcomers.sharers.take_all());
+        self.undo_in_newcomers();
         close_together(attachments);
         self.placements.closer.finish();
         if let (Ending::Signal(signal), Some((pid, ended))) = (ending, &mut self.command)
@@ -214,7 +217,7 @@ impl Tracer {
         self.ledger.begin();
         for index in 0..used {
             let Some(mut row) = self.kernel.rows.read(index) else { continue };
-            if self.retired.contains(&row.serial) {
+            if self.retired.contains(row.serial) {
                 continue;
             }
             if index != OVERFLOW_ROW {

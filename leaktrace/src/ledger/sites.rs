@@ -140,6 +140,12 @@ impl Ledger {
         }
     }
 
+    /// Everything that one process image has ever allocated, as of the last reading.
+    pub fn allocated(&self, serial: u32) -> Amount {
+        let sites = self.of_process(serial).map(|(_, site)| site.taken_over.plus(site.in_rows));
+        sites.fold(Amount::default(), Amount::plus)
+    }
+
     /// Keeps the totals of a row that is about to be recycled.
     pub fn take_over(&mut self, row: &Row) {
         let site = self.site(key_of(row));

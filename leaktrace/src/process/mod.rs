@@ -17,7 +17,7 @@ pub mod vdso;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use cgroup::Cgroup;
 pub use exit::ExitWatch;
@@ -120,6 +120,14 @@ pub fn all() -> Vec<u32> {
 /// `/proc/PID`.
 pub fn directory(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}"))
+}
+
+/// A path below `/proc/PARENT` as one below `/proc/CHILD`: a forked process has the same files at the same addresses.
+pub fn reroot(path: &Path, parent: u32, child: u32) -> PathBuf {
+    match path.strip_prefix(directory(parent)) {
+        Ok(rest) => directory(child).join(rest),
+        Err(_) => path.to_owned(),
+    }
 }
 
 /// Reads `/proc/PID/NAME` whole, or fails when it is longer than `cap` bytes.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::allocators::Tables;
+use super::inherited::Inherited;
 use super::redirect::{self, Write};
 use crate::object::address::AbsoluteAddress;
 use crate::process::{MemoryWriter, is_same_process};
@@ -132,6 +133,11 @@ pub struct RecordFile {
 }
 
 impl RecordFile {
+    /// What it says.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
     /// Adds free lists, before they are closed.
     ///
     /// # Errors
@@ -235,6 +241,7 @@ impl Records {
             match undo(&left.record, reopen) {
                 Ok(sentence) => {
                     sentences.extend(sentence);
+                    sentences.extend(self.undo_below(&left.record));
                     left.remove();
                 }
                 Err(error) => sentences.push(format!(
@@ -244,6 +251,17 @@ impl Records {
             }
         }
         sentences
+    }
+
+    /// Processes that were forked from a recorded one, and were not traced yet when the tracer was killed.
+    fn undo_below(&self, record: &Record) -> Option<String> {
+        let undone = Inherited::of(record).undo_below(record.pid, self);
+        (undone > 0).then(|| {
+            format!(
+                "{undone} processes forked from process {}: undid the same, which they had inherited",
+                record.pid
+            )
+        })
     }
 
     /// What [`Self::clean_up`] would look at, for a command that only looks; one sentence each.

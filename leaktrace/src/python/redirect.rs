@@ -7,10 +7,11 @@ use thiserror::Error;
 
 use super::alias::{self, Change};
 use super::allocators::{Domain, Role};
+use super::inherited::Inherited;
 use super::leftover::{LeftoverError, Record, RecordFile, RecordedSlot, Records};
 use crate::object::address::AbsoluteAddress;
 use crate::process::stop::{StopError, Stopped};
-use crate::process::{MemoryWriter, ProcessError, status};
+use crate::process::{MemoryWriter, ProcessError};
 
 /// How long the threads of a target may take to stand still: on a busy machine one of them has to get its turn first.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -128,6 +129,11 @@ impl Redirection {
         self.record.as_mut()
     }
 
+    /// What the record says.
+    pub fn recorded(&self) -> Option<&Record> {
+        self.record.as_ref().map(RecordFile::record)
+    }
+
     /// What is redirected.
     pub fn changes(&self) -> &[SlotChange] {
         &self.changes
@@ -175,9 +181,9 @@ impl Redirection {
 
     fn finish(&mut self) -> Result<(), RedirectError> {
         self.switch_off()?;
-        self.undo_in_children();
         self.changes.clear();
         if let Some(record) = self.record.take() {
+            Inherited::of(record.record()).undo_below(self.writer.pid(), &self.records);
             record.remove();
         }
         Ok(())
@@ -190,38 +196,6 @@ impl Drop for Redirection {
             tracing::warn!("the allocator table of process {} stays redirected: {error}", self.writer.pid());
         }
     }
-}
-
-impl Redirection {
-    /// Processes that were forked meanwhile have inherited what was written.
-    fn undo_in_children(&self) {
-        let back: Vec<Write> = self.back().collect();
-        if back.is_empty() {
-            return;
-        }
-        for child in status::descendants(self.writer.pid()) {
-            if let Err(error) = undo_in(child, &back, &self.records) {
-                tracing::debug!("the allocator table of process {child} stays redirected: {error}");
-            }
-        }
-    }
-
-    fn back(&self) -> impl Iterator<Item = Write> {
-        self.changes.iter().map(|change| Write {
-            at: change.address,
-            from: change.alias,
-            to: change.original,
-        })
-    }
-}
-
-/// Undoes what a forked process has inherited: every pointer of it, or it is another program. One that is traced itself is
-/// left to its tracer.
-fn undo_in(pid: u32, back: &[Write], records: &Records) -> Result<(), RedirectError> {
-    let writer = MemoryWriter::open(pid, status::read_stat(pid)?.start_ticks)?;
-    let inherited = |write: &Write| writer.read_u64(write.at).is_ok_and(|word| word == write.from.0);
-    let ours = !records.is_held(pid, writer.start_ticks()) && back.iter().all(inherited);
-    if ours { write_back(&writer, back) } else { Ok(()) }
 }
 
 /// One pointer to be written.
@@ -259,10 +233,12 @@ pub(super) fn write_back(writer: &MemoryWriter, back: &[Write]) -> Result<(), Re
     }
 }
 
-/// What needs one byte at once; the rest together, while nothing of the process runs.
+/// What needs one byte at once; the rest together, while nothing of the process runs. What is there already (a forked process
+/// has it from its parent) needs nothing.
 fn write_all(writer: &MemoryWriter, writes: &[Write]) -> Result<(), RedirectError> {
+    let missing = |write: &&Write| !writer.read_u64(write.at).is_ok_and(|word| word == write.to.0);
     let (several, single): (Vec<&Write>, Vec<&Write>) =
-        writes.iter().partition(|write| write.change() == Change::Several);
+        writes.iter().filter(missing).partition(|write| write.change() == Change::Several);
     single.iter().try_for_each(|write| write.write(writer))?;
     if several.is_empty() {
         return Ok(());

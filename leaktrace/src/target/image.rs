@@ -1,12 +1,12 @@
 //! One process image: from the moment it is entered until exec or exit.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use leaktrace_common::record::MAX_SHARED_LINKS;
 
 use crate::{
-    daemon::{Batch, Python},
+    daemon::{Batch, Placed, Python},
     kernel::Attachment,
     ledger::{IntervalMap, MappingLabel, SiteState},
     process::{ExitWatch, Identity, Mapping, RunState, maps, memory, status},
@@ -25,6 +25,12 @@ pub struct Image {
     pub container: Option<Container>,
     /// Seconds that it lived before it was traced.
     pub late_s: Option<f64>,
+    /// It was made by a fork of a target and has executed nothing since: what it frees may be its parent's.
+    pub forked: bool,
+    /// When it was entered.
+    pub entered: Instant,
+    /// How long it was traced, if it has ended.
+    pub traced: Option<Duration>,
     /// Its end.
     pub watch: Option<ExitWatch>,
     /// Mappings at the last reading.
@@ -45,6 +51,8 @@ pub struct Image {
     pub hooks: Attachment,
     /// Probe on the dynamic linker.
     pub linker: Attachment,
+    /// What its probes are, for processes that it forks.
+    pub points: Vec<Placed>,
     /// Its probes as they were placed, if it may change over to shared links.
     pub batches: Vec<Batch>,
     /// Files that probes lie in, by path, so that a later library is told from a known one.
@@ -87,6 +95,9 @@ impl Image {
             serial,
             container: Container::of_process(identity.pid),
             late_s: None,
+            forked: false,
+            entered: Instant::now(),
+            traced: None,
             watch: ExitWatch::open_same(identity.pid, identity.start_ticks).ok(),
             mappings: Vec::new(),
             code: CodeMappings::default(),
@@ -97,6 +108,7 @@ impl Image {
             links: [0; MAX_SHARED_LINKS],
             hooks: Attachment::default(),
             linker: Attachment::default(),
+            points: Vec::new(),
             batches: Vec::new(),
             probed: HashSet::new(),
             r_debug: 0,
@@ -117,6 +129,11 @@ impl Image {
         }
     }
 
+    /// Whether its probes are shared with other processes.
+    pub fn shares_probes(&self) -> bool {
+        self.links.first().is_some_and(|link| *link != 0)
+    }
+
     /// Start and end of its interpreter's code; 0 if it has none.
     pub fn interpreter_text(&self) -> (u64, u64) {
         let code = self.python.interpreter.iter().flat_map(|interpreter| &interpreter.code);
@@ -131,6 +148,17 @@ impl Image {
         if !self.notes.contains(&sentence) {
             self.notes.push(sentence);
         }
+    }
+
+    /// How it ended. It is listed once more, then only counted.
+    pub fn end(&mut self, how: &str) {
+        self.ended = Some(how.to_owned());
+        self.traced = Some(self.entered.elapsed());
+    }
+
+    /// Its code, by file: where it is the same as in another process, so is everything that was found in it.
+    pub fn code_files(&self) -> impl Iterator<Item = &Mapping> {
+        self.mappings.iter().filter(|mapping| mapping.executable && mapping.is_file())
     }
 
     /// Reads its memory figures again; keeps the last ones if it is gone.

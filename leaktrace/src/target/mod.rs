@@ -5,6 +5,7 @@ pub mod command;
 pub mod container;
 pub mod discover;
 pub mod image;
+pub mod neighbours;
 pub mod preflight;
 pub mod python;
 pub mod scope;

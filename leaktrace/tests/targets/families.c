@@ -1,7 +1,8 @@
 // build: -O1 -g -fno-omit-frame-pointer -fno-builtin -pthread
 // build[own]: -O1 -g -fno-inline -fno-omit-frame-pointer -fno-builtin -pthread -DOWN_ALLOCATOR
 /* A process that makes others in every way, while threads of its own allocate and free without a pause. Argument: how
- * many threads. Commands: `go` sets them to work, `stop` quiesces; `crowd` forks idle children; `vfork` has a child
+ * many threads. Commands: `go` sets them to work, `more` waits for some
+ * thousands of rounds of theirs, `stop` quiesces; `crowd` forks idle children; `vfork` has a child
  * allocate in our memory; `spawn` runs programs; `worker` forks a child that allocates at once and answers itself. */
 #include "protocol.h"
 #include <spawn.h>
@@ -11,9 +12,10 @@
 #include "size_class.c"
 #endif
 
-enum { CHILDREN = 20, BLOCKS = 40, KEPT = 16, MOST_THREADS = 16 };
+enum { CHILDREN = 20, BLOCKS = 40, KEPT = 16, MORE = 20000 };
 
 static _Atomic int running, working;
+static _Atomic long rounds;
 static long thread_count;
 extern char **environ;
 
@@ -75,7 +77,10 @@ static void *work(void *argument) {
         working--;
         while (!running) pause_a_little();
         working++;
-        while (running) one_round(kept, &random);
+        while (running) {
+            one_round(kept, &random);
+            rounds++;
+        }
     }
     return NULL;
 }
@@ -146,6 +151,8 @@ int main(int argc, char **argv) {
             worker();
             continue;
         }
+        if (is(command, "more"))
+            for (long until = rounds + MORE; rounds < until;) pause_a_little();
         if (is(command, "vfork")) vfork_once();
         if (is(command, "spawn")) spawn();
         if (is(command, "stop")) {

@@ -3,10 +3,9 @@
 use std::io::{self, Write};
 
 use crate::{
-    cli::Failure,
     process::Identity,
     report::human::printable,
-    target::{Container, Scope, TargetSpec},
+    target::{Container, Scope},
 };
 
 /// Most processes that are listed.
@@ -14,17 +13,11 @@ const MAX_PROCESSES: usize = 20;
 /// Letters of a command line that are shown.
 const MAX_COMMAND: usize = 60;
 
-/// Prints what was found and returns it.
+/// Prints who is in it and what is known of it.
 ///
 /// # Errors
-/// If nothing, or more than one thing, goes by that name.
-pub(super) fn print(spec: &TargetSpec, out: &mut impl Write) -> Result<Scope, Failure> {
-    let scope = Scope::resolve(spec)?;
-    print_scope(&scope, out).map_err(|error| super::closed(&error))?;
-    Ok(scope)
-}
-
-fn print_scope(scope: &Scope, out: &mut impl Write) -> io::Result<()> {
+/// If `out` is closed.
+pub(super) fn print(scope: &Scope, out: &mut impl Write) -> io::Result<()> {
     let mut members = scope.members();
     members.sort_unstable();
     writeln!(out, "\n{}", scope.announcement(members.len()))?;
