@@ -1,53 +1,220 @@
 //! Promise: a container is all that needs to be named. In real containers of several distributions, started by real
-//! runtimes as engines start them, the line that leaks is ranked first, and every process is named by both of its PIDs.
+//! runtimes as engines start them, the line that leaks is ranked first, every process is named by both of its PIDs, and
+//! the containers beside it are left alone.
 
 mod harness;
 
 use harness::{
-    Container, Found, Outcomes,
-    container::{Cgroup, Runtime},
+    Container, Found, Outcomes, Process, Report, Target, Tracer,
+    container::{self, Cgroup, Runtime},
+    patience,
     service::Leak,
 };
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
-/// Traces, and fails unless the service's leaking line comes first.
+/// Leaks in a known line, and needs nothing but the standard library.
+const SERVICE: &str = "worker_pool.py";
+/// How a UID of a pod looks.
+const POD: &str = "6d3c1f0e-52a7-4c7e-9a55-0f1b7c2d9e44";
+
+fn leak(service: &mut Target) -> Outcomes<Leak> {
+    service.ask_json("leaked")
+}
+
+/// Traces, and fails unless the service's leaking line comes first, and the service is known by all of its names.
 fn check(container: &mut Container, target: &[&str]) -> Outcomes<Found> {
-    let found = Found::by_one_command(target, "2s", 6, &[])?;
-    let leak: Leak = container.service.ask_json("leaked")?;
-    found.check_first("worker_pool.py", leak.line("client")?)?;
+    let found = Found::by_one_command(target, "2s", 8, &[])?;
+    found.check_first(SERVICE, leak(&mut container.service)?.line("client")?)?;
+    let process = of(&found.report, container.service_pid)?;
+    let pids = container::pids(container.service_pid)?;
+    assert!(pids.len() > 1 && pids.last() == Some(&1), "{pids:?}");
+    assert_eq!(process.namespace_pids, pids, "as the kernel tells it");
+    assert_eq!(process.container.as_ref().map(|known| &known.id), Some(&container.id), "{}", found.stderr);
     Ok(found)
+}
+
+fn of(report: &Report, pid: u32) -> Outcomes<&Process> {
+    let found = report.processes.iter().find(|process| process.pid == pid);
+    found.ok_or_else(|| format!("{pid} is not among {:?}", report.processes))
 }
 
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
-fn root_try_all() -> Outcomes<()> {
-    for (suite, runtime, cgroup, options) in [
-        ("bookworm", Runtime::Crun, Cgroup::Own, ""),
-        ("trixie", Runtime::Runc, Cgroup::Own, "s"),
-        ("bookworm", Runtime::Runc, Cgroup::Unified, "r"),
-        ("trixie", Runtime::Crun, Cgroup::None, "n"),
-    ] {
-        let mut builder = Container::on(suite).runtime(runtime).cgroup(cgroup);
-        if options.contains('s') {
-            builder = builder.seccomp();
+fn root_by_the_beginning_of_its_id() -> Outcomes<()> {
+    let pod = format!("kubepods/burstable/pod{POD}");
+    let mut container = Container::on("bookworm").below(&pod).start(SERVICE)?;
+    let beginning = container.id[..12].to_owned();
+    let found = check(&mut container, &["--container", &beginning])?;
+    let process = of(&found.report, container.service_pid)?;
+    assert_eq!(process.container.as_ref().and_then(|known| known.pod.as_deref()), Some(POD));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_by_its_id_with_a_root_that_nobody_may_write() -> Outcomes<()> {
+    let builder = Container::on("bookworm").runtime(Runtime::Runc).cgroup(Cgroup::Unified).read_only();
+    let mut container = builder.start(SERVICE)?;
+    let id = container.id.clone();
+    check(&mut container, &["--container", &id]).map(|_| ())
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_by_its_name_with_filtered_system_calls() -> Outcomes<()> {
+    let builder = Container::on("trixie").runtime(Runtime::Runc).named("web").seccomp();
+    let mut container = builder.start(SERVICE)?;
+    let name = container.id.clone();
+    check(&mut container, &["--container", &name]).map(|_| ())
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_by_its_name_without_a_cgroup_of_its_own() -> Outcomes<()> {
+    let mut container = Container::on("trixie").named("worker").cgroup(Cgroup::None).start(SERVICE)?;
+    let name = container.id.clone();
+    check(&mut container, &["--container", &name]).map(|_| ())
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_by_its_cgroup() -> Outcomes<()> {
+    let mut container = Container::on("trixie").read_only().seccomp().start(SERVICE)?;
+    let cgroup = Path::new("/").join(container.cgroup());
+    check(&mut container, &["--cgroup", &cgroup.to_string_lossy()]).map(|_| ())
+}
+
+/// The service is two PID namespaces below the host's; either is named by the container's.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_by_its_pid_namespace_and_what_lies_below() -> Outcomes<()> {
+    let mut container = Container::on("bookworm").nested_pid_namespace().start(SERVICE)?;
+    let (first, service) = (container.pid, container.service_pid);
+    let path = format!("/proc/{first}/ns/pid");
+    let found = check(&mut container, &["--pid-namespace", &path])?;
+    assert_eq!(of(&found.report, service)?.namespace_pids.len(), 3);
+    of(&found.report, first)?;
+    let found = check(&mut container, &["--pid-namespace", &service.to_string()])?;
+    assert!(of(&found.report, first).is_err(), "it is in the namespace above");
+    Ok(())
+}
+
+/// `exec`, as engines call it, brings a process into a container that none of its own has forked.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_a_process_that_comes_into_it_later() -> Outcomes<()> {
+    let container = Container::on("bookworm").start(SERVICE)?;
+    let directory = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let file = directory.path().join("report.json");
+    let tracer = Tracer::json().args(&["--interval", "1s", "--container", &container.id]);
+    let mut tracer = tracer.arg("-o").arg(&file).start()?;
+    tracer.await_tracing()?;
+    let mut later = container.execute(SERVICE)?;
+    let others = container.processes()?.into_iter().filter(|pid| *pid != container.pid);
+    let pid = others.max().ok_or("nothing came into the container")?;
+    let line = leak(&mut later)?.line("client")?;
+    let seen = |report: &Report| {
+        let live = of(report, pid).map(|process| process.live_in_line(SERVICE, line).blocks);
+        live.is_ok_and(|blocks| blocks > 100)
+    };
+    await_report(&tracer, &file, seen)?;
+    let outcome = tracer.interrupt_and_finish()?;
+    let process = of(outcome.final_report()?, pid)?;
+    assert_eq!(process.namespace_pids, container::pids(pid)?);
+    Ok(())
+}
+
+/// Asks for reports until one is as it should be.
+fn await_report(tracer: &Tracer, file: &Path, good: impl Fn(&Report) -> bool) -> Outcomes<()> {
+    let deadline = Instant::now() + patience();
+    let mut last = String::new();
+    while Instant::now() < deadline {
+        tracer.signal(libc::SIGUSR1);
+        sleep(Duration::from_millis(200));
+        last = fs::read_to_string(file).unwrap_or_default();
+        if serde_json::from_str(&last).is_ok_and(|report| good(&report)) {
+            return Ok(());
         }
-        if options.contains('r') {
-            builder = builder.read_only();
+    }
+    Err(format!("no report is as it should be; the last: {last:.2000}"))
+}
+
+/// Two containers run the same files of the same image. A breakpoint in one must be none in the other.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_the_neighbour_that_shares_its_image_has_no_probes() -> Outcomes<()> {
+    let traced = Container::on("bookworm").start(SERVICE)?;
+    let neighbour = Container::on("bookworm").start(SERVICE)?;
+    let (before, code_of_traced) = (code(neighbour.pid)?, code(traced.pid)?);
+    let files = |code: &Code| code.keys().map(|(file, _)| file.clone()).collect::<Vec<_>>();
+    assert_eq!(files(&before), files(&code_of_traced), "the same files");
+    let mut tracer = Tracer::json().args(&["--strict-scope", "--container", &traced.id]).start()?;
+    tracer.await_tracing()?;
+    assert!(before == code(neighbour.pid)?, "code of the neighbour was changed");
+    assert!(code_of_traced != code(traced.pid)?, "no probe is seen where there are some");
+    let outcome = tracer.interrupt_and_finish()?;
+    let report = outcome.final_report()?;
+    assert!(report.processes.iter().all(|process| process.pid == traced.pid), "{:?}", report.processes);
+    Ok(())
+}
+
+/// The bytes of its code as they lie in memory, by file (device and inode, as the kernel tells them) and offset.
+type Code = BTreeMap<(String, String), Vec<u8>>;
+
+fn code(pid: u32) -> Outcomes<Code> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(|e| format!("maps of {pid}: {e}"))?;
+    let memory = File::open(format!("/proc/{pid}/mem")).map_err(|e| format!("mem of {pid}: {e}"))?;
+    let mut code = Code::new();
+    for line in maps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [range, permissions, offset, device, inode, path, ..] = words[..] else { continue };
+        if permissions.contains('x') && path.starts_with('/') {
+            let place = (format!("{device} {inode} {path}"), offset.to_owned());
+            code.insert(place, bytes(&memory, range)?);
         }
-        if options.contains('n') {
-            builder = builder.nested_pid_namespace();
-        }
-        let mut container = builder.start("worker_pool.py")?;
+    }
+    Ok(code)
+}
+
+fn bytes(memory: &File, range: &str) -> Outcomes<Vec<u8>> {
+    let (start, end) = range.split_once('-').ok_or("a mapping without a range")?;
+    let number = |text| u64::from_str_radix(text, 16).map_err(|e| format!("{range}: {e}"));
+    let (start, end) = (number(start)?, number(end)?);
+    let mut bytes = vec![0; usize::try_from(end - start).map_err(|e| e.to_string())?];
+    memory.read_exact_at(&mut bytes, start).map_err(|e| format!("{range}: {e}"))?;
+    Ok(bytes)
+}
+
+/// Moments at which the container is ended, after the tracer was started.
+const MOMENTS: [u64; 6] = [0, 20, 60, 150, 400, 800];
+
+/// Either there was nothing to trace any more, or there is a report; in any case it ends by itself.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_it_stops_while_it_is_attached_to() -> Outcomes<()> {
+    for moment in MOMENTS {
+        let container = Container::on("bookworm").start(SERVICE)?;
+        let tracer = Tracer::json().args(&["--container", &container.id]).start()?;
+        sleep(Duration::from_millis(moment));
+        container.kill()?;
+        let outcome = tracer.await_end()?;
+        assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
         println!(
-            "{suite} {runtime:?} {cgroup:?} {options} {} {} {:?}",
-            container.pid,
-            container.service_pid,
-            container.processes()
+            "ended after {moment} ms: exit code {}: {}",
+            outcome.code(),
+            outcome.stderr.lines().last().unwrap_or_default()
         );
-        println!("{}", std::fs::read_to_string(format!("/proc/{}/cgroup", container.pid)).unwrap());
-        let pid = container.service_pid.to_string();
-        match check(&mut container, &["-p", &pid]) {
-            Ok(found) => println!("good {}", found.text.lines().rev().take(3).collect::<Vec<_>>().join("\n")),
-            Err(e) => println!("BAD {e}"),
+        match outcome.code() {
+            0 => drop(outcome.final_report()?),
+            4 => assert!(outcome.stderr.contains("leaktrace: "), "without a reason"),
+            other => return Err(format!("exit code {other} after {moment} ms: {}", outcome.stderr)),
         }
     }
     Ok(())

@@ -67,14 +67,16 @@ impl Tracer {
     /// Enters an image whose probes are known: every probe first, then the gate.
     pub(super) fn enter_image(&mut self, mut image: Image, discovered: &Discovered) -> Result<(), Failure> {
         let (begun, pid) = (Instant::now(), image.pid);
-        // A forked process whose gate is open already has its parent's.
+        // A forked process whose gate is open has its parent's links. It stays open: what it frees meanwhile is not to look leaked.
         self.inherit_links(&mut image);
+        let known = self.entry_in_force(pid, image.serial);
+        let is_open = known.is_some_and(|entry| entry.gate == gate::OPEN);
         image.r_debug = discovered.r_debug;
         image.layered = discovered.plan.layered;
         self.look_at(&mut image);
         self.find_python(&mut image);
         image.allocator_text = allocator_text(&image, &discovered.plan);
-        let early = self.plan.rules_off & rule::GATE != 0;
+        let early = is_open || self.plan.rules_off & rule::GATE != 0;
         let flags = self.flags(&image);
         let entry = |gate| Target { flags, ..target(&image, gate) };
         self.kernel.set_target(pid, &entry(if early { gate::OPEN } else { gate::CLOSED }))?;

@@ -17,6 +17,7 @@ use crate::{
     kernel::KernelError,
     process::{Identity, Mapping},
     python::Inherited,
+    report::aside::say,
     target::image::Image,
 };
 

@@ -135,6 +135,17 @@ impl Batch {
         Ok(batches)
     }
 
+    /// Adds it to those of the same process: what lies in one file is shared by one link later, in whichever steps it was placed.
+    fn add_to(mut self, batches: &mut Vec<Self>) {
+        match batches.iter_mut().find(|batch| batch.file == self.file) {
+            Some(known) => {
+                known.points.append(&mut self.points);
+                known.drop_doubles();
+            }
+            None => batches.push(self),
+        }
+    }
+
     /// A file can be reached by several paths, one for each of its mappings.
     fn drop_doubles(&mut self) {
         let mut seen = HashSet::new();
@@ -270,7 +281,7 @@ impl Tracer {
             self.placements.closer.close(vec![own]);
         } else {
             self.attach_own(image, purpose, &groups)?;
-            image.batches.extend(batches);
+            batches.into_iter().for_each(|batch| batch.add_to(&mut image.batches));
         }
         image.probed.extend(all.iter().map(|point| (point.path.clone(), point.offset.0)));
         image.points.extend(all.into_iter().map(|point| Placed { purpose, point }));

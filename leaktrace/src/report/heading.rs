@@ -66,10 +66,9 @@ pub(super) fn plural_processes(number: u64) -> String {
 
 /// What is known of a container beside what it is called here: `container web: docker, ID 0123456789ab, pod 3f1c...`.
 pub(super) fn container(container: &Container) -> Option<String> {
-    let id: String = container.id.chars().take(12).collect();
     let parts = [
         container.runtime.as_deref().map(printable),
-        container.name.as_ref().map(|_| format!("ID {}", printable(&id))),
+        container.name.as_ref().map(|_| format!("ID {}", printable(container.short_id()))),
         container.pod.as_deref().map(|pod| format!("pod {}", printable(pod))),
     ];
     let known: Vec<String> = parts.into_iter().flatten().collect();
@@ -211,7 +210,7 @@ mod tests {
 
     fn web() -> Container {
         Container {
-            id: "0123456789abcdef".into(),
+            id: "0123456789abcdef".repeat(4),
             name: Some("web".into()),
             runtime: Some("docker".into()),
             pod: None,

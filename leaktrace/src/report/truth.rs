@@ -42,8 +42,8 @@ impl Truth {
             plural(self.frames, "frame")
         ));
         parts.extend(self.live_map_part());
-        parts.push(self.blind_part());
         parts.extend(newcomers::sentence(&self.newcomers));
+        parts.push(self.blind_part());
         parts.push(self.memory_part());
         parts.extend(condensed(self.notes.iter().map(|note| sentence(note)), NOTES_SAID, "note"));
         parts.join("; ")
@@ -146,7 +146,9 @@ impl Truth {
 
     fn blind_part(&self) -> String {
         if self.blind_windows.is_empty() {
-            return "no blind windows".to_owned();
+            // A process that was traced late was not seen before.
+            let other = if self.newcomers.gaps.is_some() { "other " } else { "" };
+            return format!("no {other}blind windows");
         }
         let windows = self.blind_windows.iter().map(|window| sentence(window));
         format!("blind: {}", condensed(windows, NOTES_SAID, "blind window").join(", "))

@@ -321,6 +321,14 @@ fn remove_cgroups(parent: &Path, id: &str) {
     }
 }
 
+/// PIDs of a process in each PID namespace that it is seen from, the host's first.
+pub fn pids(pid: u32) -> Outcomes<Vec<u32>> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).ok_or("no NSpid")?;
+    line.split_whitespace().map(|word| word.parse().map_err(|e| format!("{line}: {e}"))).collect()
+}
+
 fn only_child(pid: u32) -> Outcomes<u32> {
     let children = format!("/proc/{pid}/task/{pid}/children");
     let text = fs::read_to_string(&children).map_err(|e| format!("{children}: {e}"))?;

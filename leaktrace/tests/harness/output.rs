@@ -15,8 +15,46 @@ pub struct Report {
     pub at_unix_s: f64,
     /// Process images.
     pub processes: Vec<Process>,
+    /// Those that have ended and are not listed any more.
+    #[serde(default)]
+    pub ended: Ended,
     /// What is not known.
     pub truth: Truth,
+}
+
+/// Processes that are only counted.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct Ended {
+    /// How many.
+    pub processes: i64,
+    /// What they had allocated.
+    pub allocated: Amount,
+    /// What of it was live when they ended.
+    pub live_at_end: Amount,
+}
+
+/// Processes that were made while tracing.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Newcomers {
+    /// Traced.
+    pub entered: i64,
+    /// Of these, from their first allocation on.
+    pub from_birth: i64,
+    /// Gone before.
+    pub short_lived: i64,
+    /// Times until they were traced.
+    pub gaps: Option<Gaps>,
+}
+
+/// Milliseconds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Gaps {
+    /// Half of them at most.
+    pub p50_ms: f64,
+    /// 99 of 100 at most.
+    pub p99_ms: f64,
+    /// All of them at most.
+    pub max_ms: f64,
 }
 
 /// Why a report was made.
@@ -53,6 +91,12 @@ pub struct Process {
     pub pid: u32,
     /// Serial.
     pub serial: u32,
+    /// PIDs in its PID namespaces, the outermost first.
+    #[serde(default)]
+    pub namespace_pids: Vec<u32>,
+    /// The container it runs in.
+    #[serde(default)]
+    pub container: Option<Container>,
     /// Short name.
     pub name: String,
     /// How it ended.
@@ -68,6 +112,15 @@ pub struct Process {
     pub python: Option<Python>,
     /// Allocation sites.
     pub sites: Vec<Site>,
+}
+
+/// What is known of the container that a process runs in.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Container {
+    /// As its runtime knows it.
+    pub id: String,
+    /// UID of its Kubernetes pod.
+    pub pod: Option<String>,
 }
 
 /// What is known of a process's Python interpreter.
@@ -174,6 +227,12 @@ pub struct Truth {
     pub truncated_stacks: BTreeMap<String, i64>,
     /// Frees of unknown blocks.
     pub unmatched_frees: i64,
+    /// Frees by forked processes of their parents' blocks.
+    #[serde(default)]
+    pub inherited_frees: i64,
+    /// Processes that were made while tracing.
+    #[serde(default)]
+    pub newcomers: Newcomers,
     /// Fullness.
     pub live_map: Fullness,
     /// Anything else, one sentence each.

@@ -57,7 +57,7 @@ pub fn crowd(processes: u32, merge: MergeBy) -> Report {
 
 fn web() -> Container {
     Container {
-        id: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef".into(),
+        id: "0123456789abcdef".repeat(4),
         name: Some("web".into()),
         runtime: Some("docker".into()),
         pod: Some("3f1c2a90-8a41-4f0e-9d7e-0c6d3b5a7e11".into()),
@@ -132,7 +132,7 @@ fn database() -> ProcessReport {
         pid: 5_001,
         serial: 90,
         namespace_pids: vec![5_001, 1],
-        container: Some(Container { id: "fedcba9876543210fedc".into(), ..Container::default() }),
+        container: Some(Container { id: "fedcba9876543210".repeat(4), ..Container::default() }),
         name: "database".into(),
         live: cache.live,
         survivors: cache.survivors,
