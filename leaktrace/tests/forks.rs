@@ -55,7 +55,8 @@ fn check_worker(process: &Process, worker: &Worker) -> Outcomes<()> {
     let expected = Amount { bytes: worker.bytes, blocks: worker.blocks };
     let ever = Amount { bytes: worker.all_bytes, blocks: worker.all_blocks };
     let sum = process.sum_of_sites();
-    if process.live_of("site_worker") != (expected.bytes, expected.blocks) || sum != (expected.bytes, expected.blocks)
+    if process.live_of("site_worker") != (expected.bytes, expected.blocks)
+        || sum != (expected.bytes, expected.blocks)
     {
         return Err(difference(&format!("worker {} holds", worker.pid), sum, expected));
     }
@@ -159,8 +160,8 @@ fn root_processes_that_have_ended_are_in_the_totals() -> Outcomes<()> {
     let parents = 40 * 72;
     let listed: i64 = report.processes.iter().map(|process| process.allocated.bytes).sum();
     assert_eq!(listed + report.ended.allocated.bytes, expected + parents, "{:?} {:?}", report.ended, workers);
-    let ended = report.processes.iter().filter(|process| process.ended.is_some()).count() as i64;
-    assert_eq!(report.ended.processes + ended, 2);
+    let ended = report.processes.iter().filter(|process| process.ended.is_some()).count();
+    assert_eq!(usize::try_from(report.ended.processes)? + ended, 2);
     // None of the short ones was worth its probes, unless the machine stood still.
     let newcomers = &report.truth.newcomers;
     assert!(newcomers.entered >= 3 && newcomers.short_lived >= 1, "{newcomers:?}");

@@ -25,7 +25,7 @@ impl Tracer {
         }
         if self.images.is_empty() {
             for failure in refused.iter().take(REASONS) {
-                say(&failure);
+                say(failure);
             }
             say(format_args!("no process of it can be traced yet; waiting for others"));
         }

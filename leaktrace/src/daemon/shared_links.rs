@@ -184,8 +184,7 @@ mod tests {
 
     #[test]
     fn there_is_a_cap_and_numbers_go_round() {
-        let mut links = SharedLinks::default();
-        links.last = u16::MAX - 1;
+        let mut links = SharedLinks { last: u16::MAX - 1, ..SharedLinks::default() };
         for inode in 0..MAX_SETS as u64 {
             assert_ne!(number(&mut links, set(inode, &[1])), 0);
         }

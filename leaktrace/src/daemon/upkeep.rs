@@ -16,6 +16,7 @@ use crate::{
     kernel::{LinkMode, close_together, wait_for_running_programs},
     report::aside::say,
     report::model::{Reason, Report},
+    target::image::Image,
 };
 
 /// Kernel-side log lines per second.

@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn a_text_keeps_its_lines_and_loses_what_steers_a_terminal() {
         let mut out = Text(Vec::new());
-        writeln!(out, "größe {} {}", "\u{9b}31m", 7).expect("written");
+        writeln!(out, "größe {} {}", String::from("\u{9b}31m"), 7).expect("written");
         write!(out, "\x1b]0;title\x07\r").expect("written");
         let expected = "größe \u{fffd}31m 7\n\u{fffd}]0;title\u{fffd}\u{fffd}";
         assert_eq!(String::from_utf8_lossy(&out.0), expected);

@@ -87,7 +87,7 @@ impl PidNamespace {
             source: io::Error::from(error),
         };
         let looked_at = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
-        if i64::from(fstatfs(&looked_at).map_err(failed)?.f_type) != NSFS {
+        if fstatfs(&looked_at).map_err(failed)?.f_type != NSFS {
             return Err(NamespaceError::NoNamespace { path: path.to_owned() });
         }
         let again = format!("/proc/self/fd/{}", looked_at.as_raw_fd());

@@ -12,7 +12,7 @@ pub(super) fn sum<'a>(classes: impl Iterator<Item = &'a AgeClass>) -> Vec<AgeCla
     classes.sort_by(|a, b| {
         a.youngest_s.total_cmp(&b.youngest_s).then_with(|| a.oldest_s.total_cmp(&b.oldest_s))
     });
-    let apart = joined(classes, |last, next| overlap(last, next));
+    let apart = joined(classes, overlap);
     let per_class = apart.len().div_ceil(MAX_CLASSES).max(1);
     let mut taken = 0;
     joined(apart, |_, _| {

@@ -79,7 +79,7 @@ pub fn candidates(catalog: &mut Catalog) -> Vec<Candidate> {
         candidate.init = known.record.init;
     }
     let mut candidates: Vec<Candidate> = found.into_values().collect();
-    candidates.sort_by(|a, b| order(a).cmp(&order(b)));
+    candidates.sort_by_key(order);
     candidates
 }
 

@@ -90,13 +90,14 @@ impl Roots {
         }
         stores.docker.extend(self.docker());
         let running = || Store::open(&self.run)?.below(podman::STORAGE);
-        stores
-            .podman
-            .extend(lists(Store::open(&self.lib).and_then(|lib| lib.below(podman::STORAGE)), running));
+        stores.podman.extend(lists(
+            Store::open(&self.lib).and_then(|lib| lib.below(podman::STORAGE)).as_ref(),
+            running,
+        ));
         for (uid, base) in self.users() {
             let home = home(&self.etc, uid).and_then(|home| Store::open(&home));
             let storage = home.and_then(|home| home.below(podman::USER_STORAGE));
-            stores.podman.extend(lists(storage, || Store::open(&base)?.below("containers")));
+            stores.podman.extend(lists(storage.as_ref(), || Store::open(&base)?.below("containers")));
         }
         stores
     }
@@ -134,9 +135,8 @@ fn oci_roots(base: &Store) -> Vec<Store> {
 }
 
 /// Podman's lists below one directory, with the directory that has the state of those that run.
-fn lists(storage: Option<Store>, running: impl Fn() -> Option<Store>) -> Vec<(Store, Option<Store>)> {
-    let lists = storage.iter().flat_map(podman::lists).collect::<Vec<_>>();
-    lists.into_iter().map(|list| (list, running())).collect()
+fn lists(storage: Option<&Store>, running: impl Fn() -> Option<Store>) -> Vec<(Store, Option<Store>)> {
+    storage.map(podman::lists).into_iter().flatten().map(|list| (list, running())).collect()
 }
 
 /// A user's home, from the list of users.

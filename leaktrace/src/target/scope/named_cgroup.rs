@@ -79,7 +79,7 @@ fn as_proc_says(named: &Path, hierarchies: &[Hierarchy]) -> Option<Place> {
 fn real_directory(directory: &Path) -> Option<PathBuf> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let looked_at = open(directory, flags, Mode::empty()).ok()?;
-    let kind = i64::from(fstatfs(&looked_at).ok()?.f_type);
+    let kind = fstatfs(&looked_at).ok()?.f_type;
     if !CGROUP.contains(&kind) {
         return None;
     }
