@@ -161,7 +161,7 @@ fn root_processes_that_have_ended_are_in_the_totals() -> Outcomes<()> {
     let listed: i64 = report.processes.iter().map(|process| process.allocated.bytes).sum();
     assert_eq!(listed + report.ended.allocated.bytes, expected + parents, "{:?} {:?}", report.ended, workers);
     let ended = report.processes.iter().filter(|process| process.ended.is_some()).count();
-    assert_eq!(usize::try_from(report.ended.processes)? + ended, 2);
+    assert_eq!(usize::try_from(report.ended.processes).map_err(|e| e.to_string())? + ended, 2);
     // None of the short ones was worth its probes, unless the machine stood still.
     let newcomers = &report.truth.newcomers;
     assert!(newcomers.entered >= 3 && newcomers.short_lived >= 1, "{newcomers:?}");
