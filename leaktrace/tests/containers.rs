@@ -30,8 +30,8 @@ fn leak(service: &mut Target) -> Outcomes<Leak> {
 
 /// Traces, and fails unless the service's leaking line comes first, and the service is known by all of its names.
 fn check(container: &mut Container, target: &[&str]) -> Outcomes<Found> {
-    let found = Found::by_one_command(target, "2s", 8, &[])?;
-    found.check_first(SERVICE, leak(&mut container.service)?.line("client")?)?;
+    let line = leak(&mut container.service)?.line("client")?;
+    let found = Found::once_ranked_first(target, SERVICE, line)?;
     let process = of(&found.report, container.service_pid)?;
     let pids = container::pids(container.service_pid)?;
     assert!(pids.len() > 1 && pids.last() == Some(&1), "{pids:?}");

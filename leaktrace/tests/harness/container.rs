@@ -7,11 +7,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::Instant,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -74,18 +76,25 @@ pub struct ContainerBuilder {
 
 /// A container that runs.
 pub struct Container {
-    /// Its service, which takes commands.
-    pub service: Target,
     /// As the runtime knows it.
     pub id: String,
     /// PID of its first process, as the host sees it.
     pub pid: u32,
     /// PID of its service, as the host sees it.
     pub service_pid: u32,
+    // Goes first, and takes all processes with it.
+    handle: Handle,
+    /// Its service, which takes commands.
+    pub service: Target,
+    bundle: TempDir,
+}
+
+/// A container as its runtime knows it, whether or not it has come to run. Nothing is left of it afterwards.
+struct Handle {
+    id: String,
     runtime: Runtime,
     cgroup: Cgroup,
     parent: PathBuf,
-    bundle: TempDir,
 }
 
 /// What a runtime says of a container.
@@ -145,13 +154,12 @@ impl ContainerBuilder {
         mounts::overlay(&mut command, &interpreters::root(&self.suite)?, bundle.path())?;
         self.runtime.arrange(&mut command, self.cgroup);
         command.arg("run").arg("--bundle").arg(bundle.path()).arg(&self.id);
+        let Self { id, runtime, cgroup, parent, nested, .. } = self;
+        let handle = Handle { id: id.clone(), runtime, cgroup, parent };
         let service = Target::command(command).start()?;
-        let Self { id, runtime, cgroup, parent, .. } = self;
-        let mut container =
-            Container { service, id, pid: 0, service_pid: 0, runtime, cgroup, parent, bundle };
-        container.pid = container.state()?.pid;
-        container.service_pid = if self.nested { only_child(container.pid)? } else { container.pid };
-        Ok(container)
+        let pid = handle.state()?.pid;
+        let service_pid = if nested { only_child(pid)? } else { pid };
+        Ok(Container { id, pid, service_pid, handle, service, bundle })
     }
 
     /// The directory that the runtime is given.
@@ -208,8 +216,7 @@ impl Container {
 
     /// Starts another program in it, which takes commands as well.
     pub fn execute(&self, script: &str) -> Outcomes<Target> {
-        let mut command = self.runtime.command(self.cgroup);
-        self.runtime.arrange(&mut command, self.cgroup);
+        let mut command = self.handle.command();
         command.arg("exec").arg(&self.id).args(["/usr/bin/python3", &format!("{SCRIPTS}/{script}")]);
         Target::command(command).start()
     }
@@ -228,7 +235,7 @@ impl Container {
 
     /// Path of its cgroup below the mount point of a hierarchy.
     pub fn cgroup(&self) -> PathBuf {
-        self.parent.join(&self.id)
+        self.handle.parent.join(&self.id)
     }
 
     /// What it has written to its root, as the host sees it.
@@ -238,7 +245,16 @@ impl Container {
 
     /// Ends it at once, with everything in it.
     pub fn kill(&self) -> Outcomes<()> {
-        self.run(&["kill", &self.id, "KILL"]).map(|_| ())
+        self.handle.run(&["kill", &self.id, "KILL"]).map(|_| ())
+    }
+}
+
+impl Handle {
+    /// A command of the runtime's about this container.
+    fn command(&self) -> Command {
+        let mut command = self.runtime.command(self.cgroup);
+        self.runtime.arrange(&mut command, self.cgroup);
+        command
     }
 
     fn state(&self) -> Outcomes<State> {
@@ -249,14 +265,13 @@ impl Container {
             match state.status.as_str() {
                 "running" => return Ok(state),
                 _ if Instant::now() > deadline => return Err(format!("the container is {}", state.status)),
-                _ => std::thread::sleep(std::time::Duration::from_millis(20)),
+                _ => sleep(Duration::from_millis(20)),
             }
         }
     }
 
     fn run(&self, arguments: &[&str]) -> Outcomes<Output> {
-        let mut command = self.runtime.command(self.cgroup);
-        self.runtime.arrange(&mut command, self.cgroup);
+        let mut command = self.command();
         let output =
             command.args(arguments).stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
         match output.status.success() {
@@ -266,12 +281,11 @@ impl Container {
     }
 }
 
-impl Drop for Container {
+impl Drop for Handle {
     fn drop(&mut self) {
         // Gone already, where the test has ended it.
         self.run(&["delete", "--force", &self.id]).ok();
-        self.service.end();
-        remove_cgroups(&self.parent, &self.id);
+        remove_cgroups(&self.parent.join(&self.id));
     }
 }
 
@@ -311,13 +325,21 @@ impl Runtime {
     }
 }
 
-/// Cgroups that a runtime has left, in every hierarchy; none of them is anybody else's.
-fn remove_cgroups(parent: &Path, id: &str) {
+/// Cgroups that a runtime has left, in every hierarchy, from the container's own up; none of them is anybody else's.
+fn remove_cgroups(own: &Path) {
     let hierarchies = fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([PathBuf::from(CGROUPS)]) {
-        let own = parent.join(id);
         let levels = own.ancestors().filter(|level| !level.as_os_str().is_empty());
-        levels.for_each(|level| drop(fs::remove_dir(hierarchy.join(level))));
+        levels.for_each(|level| remove_cgroup(&hierarchy.join(level)));
+    }
+}
+
+/// Waits for what is still dying in it.
+fn remove_cgroup(directory: &Path) {
+    let deadline = Instant::now() + patience();
+    let is_busy = || fs::remove_dir(directory).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy);
+    while is_busy() && Instant::now() < deadline {
+        sleep(Duration::from_millis(10));
     }
 }
 
