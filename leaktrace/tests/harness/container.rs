@@ -61,9 +61,17 @@ pub enum Cgroup {
     None,
 }
 
+/// What a container has for its root, below what it writes itself.
+enum Root {
+    /// That of a suite of Debian's.
+    Suite(String),
+    /// Any directory.
+    Directory(PathBuf),
+}
+
 /// How a container is started.
 pub struct ContainerBuilder {
-    suite: String,
+    root: Root,
     id: String,
     runtime: Runtime,
     cgroup: Cgroup,
@@ -123,6 +131,12 @@ impl ContainerBuilder {
         self
     }
 
+    /// Keeps its processes in a cgroup beside another container's, as those of one pod are.
+    pub fn beside(mut self, other: &Container) -> Self {
+        self.parent.clone_from(&other.handle.parent);
+        self
+    }
+
     /// Has its cgroup lie below others: `kubepods/burstable/podUID`.
     pub fn below(mut self, path: &str) -> Self {
         self.parent.push(path);
@@ -149,9 +163,14 @@ impl ContainerBuilder {
 
     /// Starts a script of `targets/python` in it and waits until that is ready.
     pub fn start(self, script: &str) -> Outcomes<Container> {
-        let bundle = self.bundle(script)?;
+        self.run(&["/usr/bin/python3", &format!("{SCRIPTS}/{script}")])
+    }
+
+    /// Starts a program that takes commands in it and waits until that is ready.
+    pub fn run(self, arguments: &[&str]) -> Outcomes<Container> {
+        let bundle = self.bundle(arguments)?;
         let mut command = self.runtime.command(self.cgroup);
-        mounts::overlay(&mut command, &interpreters::root(&self.suite)?, bundle.path())?;
+        mounts::overlay(&mut command, &self.root.directory()?, bundle.path())?;
         self.runtime.arrange(&mut command, self.cgroup);
         command.arg("run").arg("--bundle").arg(bundle.path()).arg(&self.id);
         let Self { id, runtime, cgroup, parent, nested, .. } = self;
@@ -163,22 +182,21 @@ impl ContainerBuilder {
     }
 
     /// The directory that the runtime is given.
-    fn bundle(&self, script: &str) -> Outcomes<TempDir> {
+    fn bundle(&self, arguments: &[&str]) -> Outcomes<TempDir> {
         let bundle = TempDir::new().map_err(|e| format!("temporary directory: {e}"))?;
         mounts::prepare_overlay(bundle.path())?;
         let config = bundle.path().join("config.json");
-        fs::write(&config, self.config(script)?.to_string())
+        fs::write(&config, self.config(arguments)?.to_string())
             .map_err(|e| format!("{}: {e}", config.display()))?;
         Ok(bundle)
     }
 
-    fn config(&self, script: &str) -> Outcomes<Value> {
+    fn config(&self, arguments: &[&str]) -> Outcomes<Value> {
         let mut config = data("config.json")?;
         let mut capabilities = CAPABILITIES.to_vec();
-        let mut arguments = vec!["/usr/bin/python3".to_owned(), format!("{SCRIPTS}/{script}")];
+        let mut arguments = arguments.to_vec();
         if self.nested {
-            let around = ["/usr/bin/unshare", "--pid", "--fork", "--kill-child"];
-            arguments.splice(0..0, around.map(str::to_owned));
+            arguments.splice(0..0, ["/usr/bin/unshare", "--pid", "--fork", "--kill-child"]);
             capabilities.push("CAP_SYS_ADMIN");
         }
         config["process"]["args"] = json!(arguments);
@@ -199,11 +217,29 @@ impl ContainerBuilder {
     }
 }
 
+impl Root {
+    fn directory(&self) -> Outcomes<PathBuf> {
+        match self {
+            Self::Suite(suite) => interpreters::root(suite),
+            Self::Directory(directory) => Ok(directory.clone()),
+        }
+    }
+}
+
 impl Container {
     /// Prepares a container on the root of a suite of Debian's. Its ID looks as engines make them.
     pub fn on(suite: &str) -> ContainerBuilder {
+        Self::of(Root::Suite(suite.to_owned()))
+    }
+
+    /// Prepares a container on a directory that has what its program needs.
+    pub fn on_directory(root: &Path) -> ContainerBuilder {
+        Self::of(Root::Directory(root.to_owned()))
+    }
+
+    fn of(root: Root) -> ContainerBuilder {
         ContainerBuilder {
-            suite: suite.to_owned(),
+            root,
             id: engine_id(),
             runtime: Runtime::Crun,
             cgroup: Cgroup::Own,
@@ -231,6 +267,11 @@ impl Container {
             .filter(|name| namespace(name).as_ref() == Some(&own))
             .filter_map(|name| name.parse().ok())
             .collect())
+    }
+
+    /// The cgroup that its own lies in, with those of containers beside it.
+    pub fn parent(&self) -> &Path {
+        &self.handle.parent
     }
 
     /// Path of its cgroup below the mount point of a hierarchy.
@@ -309,28 +350,22 @@ impl Runtime {
     fn arrange(self, command: &mut Command, cgroup: Cgroup) {
         // SAFETY: plain system calls on constants.
         unsafe {
-            command.pre_exec(move || {
-                mounts::own()?;
-                match (cgroup, self) {
-                    (Cgroup::Unified, _) => mounts::mount(c"cgroup2", c"/sys/fs/cgroup", c"cgroup2", c""),
-                    (_, Self::Crun) => {
-                        // Not there on other hosts.
-                        libc::umount2(c"/sys/fs/cgroup/unified".as_ptr(), libc::MNT_DETACH);
-                        Ok(())
-                    }
-                    _ => Ok(()),
-                }
+            command.pre_exec(move || match (cgroup, self) {
+                (Cgroup::Unified, _) => mounts::unified_cgroups_only(),
+                (_, Self::Crun) => mounts::legacy_cgroups_only(),
+                _ => mounts::own(),
             });
         }
     }
 }
 
-/// Cgroups that a runtime has left, in every hierarchy, from the container's own up; none of them is anybody else's.
+/// Cgroups that a runtime has left, in every hierarchy, from the container's own up, unless another test's container lies there.
 fn remove_cgroups(own: &Path) {
     let hierarchies = fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([PathBuf::from(CGROUPS)]) {
-        let levels = own.ancestors().filter(|level| !level.as_os_str().is_empty());
-        levels.for_each(|level| remove_cgroup(&hierarchy.join(level)));
+        remove_cgroup(&hierarchy.join(own));
+        let above = own.ancestors().skip(1).filter(|level| !level.as_os_str().is_empty());
+        above.for_each(|level| drop(fs::remove_dir(hierarchy.join(level))));
     }
 }
 
