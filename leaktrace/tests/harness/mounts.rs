@@ -16,6 +16,8 @@ pub const UPPER: &str = "upper";
 const WORK: &str = "work";
 /// Where hosts mount their cgroups.
 const CGROUPS: &CStr = c"/sys/fs/cgroup";
+/// Where those that have both versions mount the second.
+const UNIFIED: &CStr = c"/sys/fs/cgroup/unified";
 
 /// Makes what an overlay needs in a directory.
 pub fn prepare_overlay(place: &Path) -> Outcomes<()> {
@@ -83,12 +85,15 @@ pub fn unified_cgroups_only() -> io::Result<()> {
     mount(c"cgroup2", CGROUPS, c"cgroup2", c"")
 }
 
-/// Shows the calling process a host that mounts nothing but the first version of cgroups, where it is one that has both.
+/// Shows the calling process a host that mounts nothing but the first version of cgroups, where it is one that has both. What
+/// runtimes write there all the same (crun does) goes with the last process that sees it.
 pub fn legacy_cgroups_only() -> io::Result<()> {
     own()?;
     // SAFETY: a plain system call on a constant. It fails where there is no such mount.
-    unsafe { libc::umount2(c"/sys/fs/cgroup/unified".as_ptr(), libc::MNT_DETACH) };
-    Ok(())
+    match unsafe { libc::umount2(UNIFIED.as_ptr(), libc::MNT_DETACH) } {
+        0 => mount(c"tmpfs", UNIFIED, c"tmpfs", c""),
+        _ => Ok(()),
+    }
 }
 
 /// Mounts a file system.
