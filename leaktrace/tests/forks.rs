@@ -4,6 +4,7 @@
 mod harness;
 
 use harness::output::Amount;
+use harness::rules::rule;
 use harness::{Outcome, Outcomes, Process, Target, Tracer};
 use serde::Deserialize;
 
@@ -72,7 +73,10 @@ fn check_family(outcome: &Outcome, workers: &[Worker]) -> Outcomes<()> {
     for worker in workers {
         let running = |process: &&Process| process.pid == worker.pid && process.ended.is_none();
         let process = report.processes.iter().find(running);
-        check_worker(process.ok_or_else(|| format!("worker {} is in no report", worker.pid))?, worker)?;
+        check_worker(
+            process.ok_or_else(|| format!("worker {} is in no report, but expected", worker.pid))?,
+            worker,
+        )?;
     }
     let freed: i64 = workers.iter().map(|worker| worker.freed).sum();
     let truth = (report.truth.inherited_frees, report.truth.unmatched_frees);
@@ -82,6 +86,7 @@ fn check_family(outcome: &Outcome, workers: &[Worker]) -> Outcomes<()> {
     Ok(())
 }
 
+/// Three siblings at once: three sets of numbers.
 fn workers_by_fork(options: &[&str]) -> Outcomes<()> {
     let mut family = Family::start(options)?;
     let mut pids = Vec::new();
@@ -100,12 +105,12 @@ fn workers_by_fork(options: &[&str]) -> Outcomes<()> {
     check_family(&outcome, &workers)
 }
 
-/// Three siblings at once: three sets of numbers.
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_rule_forks_inherit_nothing() -> Outcomes<()> {
-    workers_by_fork(&[])
-}
+rule!(
+    root_rule_forks_inherit_nothing,
+    root_rule_forks_inherit_nothing_fails_when_switched_off,
+    "forks-inherit-nothing",
+    workers_by_fork
+);
 
 /// A grandchild whose parent is gone at once, and a child that has executed another image: the one inherits, the other does not.
 #[test]
@@ -199,12 +204,4 @@ fn root_a_command_may_end_before_its_children() -> Outcomes<()> {
     let report = outcome.final_report()?;
     assert!(report.truth.newcomers.entered >= 1, "{:?}", report.truth.newcomers);
     Ok(())
-}
-
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_rule_forks_inherit_nothing_fails_when_switched_off() {
-    let outcome = workers_by_fork(&["--switch-off", "forks-inherit-nothing"]);
-    let difference = outcome.expect_err("the scenario holds although its rule is switched off");
-    assert!(difference.contains("expected") || difference.contains("is in no report"), "{difference}");
 }

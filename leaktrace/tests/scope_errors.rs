@@ -114,6 +114,7 @@ fn await_entered(tracer: &mut Tracer, pid: u32) -> Outcomes<()> {
 #[test]
 fn two_kinds_of_scope() -> Outcomes<()> {
     refused(Tracer::json().args(&["--container", "a", "--all"]), WRONG_USAGE, &["exactly one"])?;
+    refused(Tracer::json().args(&["--container", ""]), WRONG_USAGE, &["--container needs"])?;
     refused(Tracer::json().args(&["--cgroup", "/a", "--pid-namespace", "1"]), WRONG_USAGE, &["exactly one"])?;
     Ok(())
 }
@@ -167,7 +168,7 @@ fn root_what_is_no_pid_namespace() -> Outcomes<()> {
         refused_plainly("--pid-namespace", path, &[&path.display().to_string(), "no namespace"])?;
     }
     refused_plainly("--pid-namespace", "/proc/self/ns/mnt", &["mount namespace"])?;
-    refused_plainly("--pid-namespace", directory.path().join("absent"), &["absent"])?;
+    refused_plainly("--pid-namespace", directory.path().join("absent"), &["there is no", "absent"])?;
     refused_plainly("--pid-namespace", "4194305", &["there is no process 4194305"])
 }
 

@@ -4,7 +4,7 @@
 mod harness;
 
 use harness::{
-    Outcomes, Target, Tracer, mounts,
+    Outcomes, Process, Target, Tracer, mounts,
     place::{Place, SIZE, assert_nameless, assert_rich, await_survivors, frames_of, names, text, traced},
 };
 use std::{
@@ -234,6 +234,38 @@ fn root_names_that_would_write_to_the_terminal() -> Outcomes<()> {
     command.arg0("\x1b[8m\n#1  8 TiB");
     let mut target = Target::command(command).start()?;
 
+    let outputs = harmless_outputs(&place, &mut target, "go", || Ok(()))?;
+    let process = check_json(&outputs[1])?;
+    assert_eq!(process.name, String::from_utf8_lossy(&HOSTILE_NAME[..15]));
+    let site = process.sites.iter().find(|site| site.live.bytes == SIZE).ok_or("no site")?;
+    assert_eq!(site.frames[1].object.as_deref(), program.to_str());
+    check_folded(&outputs[2])
+}
+
+/// While it is looked at, it takes another name, and so does its program, in whose place there is soon another.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_names_that_change_while_they_are_looked_at() -> Outcomes<()> {
+    let place = Place::with(&[])?;
+    let mut target = place.start()?;
+    let rename = || {
+        let renamed = place.path("x").with_file_name(OsStr::from_bytes(HOSTILE_NAME));
+        fs::rename(place.path("program"), renamed).map_err(failed("rename"))?;
+        fs::copy("/bin/true", place.path("program")).map(drop).map_err(failed("copy"))
+    };
+    let outputs = harmless_outputs(&place, &mut target, "rename", rename)?;
+    check_json(&outputs[1])?;
+    check_folded(&outputs[2])
+}
+
+/// Has the target carry out a command while it is traced, after `meanwhile`. All that is written, to streams and files (text,
+/// JSON, folded stacks, a drawing), is harmless.
+fn harmless_outputs(
+    place: &Place,
+    target: &mut Target,
+    command: &str,
+    meanwhile: impl FnOnce() -> Outcomes<()>,
+) -> Outcomes<[PathBuf; 4]> {
     let outputs = ["report.txt", "report.json", "report.folded", "report.svg"].map(|name| place.path(name));
     let arguments = ["trace", "--interval", "200ms", "--min-age", "200ms", "-p"];
     let mut tracer = Tracer::bare().args(&arguments).arg(target.pid().to_string());
@@ -242,7 +274,8 @@ fn root_names_that_would_write_to_the_terminal() -> Outcomes<()> {
     }
     let mut tracer = tracer.start()?;
     tracer.await_tracing()?;
-    target.ask("go")?;
+    meanwhile()?;
+    target.ask(command)?;
     await_survivors(&tracer, &outputs[0])?;
     let outcome = tracer.interrupt_and_finish()?;
     assert_eq!(outcome.code(), 0, "{}", outcome.stderr);
@@ -252,11 +285,9 @@ fn root_names_that_would_write_to_the_terminal() -> Outcomes<()> {
         let written = fs::read_to_string(output).map_err(failed(text(output)))?;
         assert_printable(text(output), &written);
     }
-    assert!(
-        !outcome.stdout.lines().any(|line| line.starts_with("#1  9 TiB") || line.starts_with("#1  8 TiB"))
-    );
-    check_json(&outputs[1], &program)?;
-    check_folded(&outputs[2])
+    let forged = |line: &str| line.starts_with("#1  9 TiB") || line.starts_with("#1  8 TiB");
+    assert!(!outcome.stdout.lines().any(forged), "{}", outcome.stdout);
+    Ok(outputs)
 }
 
 /// Nothing but text and ends of lines.
@@ -266,16 +297,13 @@ fn assert_printable(what: &str, written: &str) {
 }
 
 /// Programs are told the names as they are.
-fn check_json(file: &Path, program: &Path) -> Outcomes<()> {
+fn check_json(file: &Path) -> Outcomes<Process> {
     let written = fs::read_to_string(file).map_err(failed("report.json"))?;
-    let report: harness::Report = serde_json::from_str(&written).map_err(|e| e.to_string())?;
-    let process = report.only_process()?;
-    let comm = String::from_utf8_lossy(&HOSTILE_NAME[..15]).into_owned();
-    assert_eq!(process.name, comm);
+    let mut report: harness::Report = serde_json::from_str(&written).map_err(|e| e.to_string())?;
+    let process = report.processes.pop().ok_or("no process")?;
     let site = process.sites.iter().find(|site| site.live.bytes == SIZE).ok_or("no site")?;
     assert_eq!(names(&site.frames)[..3], ["names_inlined", "names_site", "names_caller"]);
-    assert_eq!(site.frames[1].object.as_deref(), program.to_str());
-    Ok(())
+    Ok(process)
 }
 
 /// Every line is a stack and its weight.

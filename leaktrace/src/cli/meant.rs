@@ -202,11 +202,17 @@ pub fn target(typed: &TargetArguments, command: Vec<OsString>) -> Result<TargetS
     let named: Vec<&str> = kinds.iter().filter(|(_, named)| *named).map(|(kind, _)| *kind).collect();
     match named.as_slice() {
         [] => {
-            Err(Failure::Usage("nothing to trace: name a process with -p PID, or a command after --".into()))
+            Err(Failure::Usage(
+                "nothing to trace: name a process with -p PID, a container with --container NAME, or a command after --"
+                    .into(),
+            ))
         }
         ["-p"] => pids(&typed.pid).map(TargetSpec::Pids),
         ["-- COMMAND"] => Ok(TargetSpec::Command(command)),
         ["--all"] => Ok(TargetSpec::All),
+        ["--container"] if typed.container.as_deref() == Some("") => {
+            Err(Failure::Usage("--container needs an ID, the beginning of one, or a name".into()))
+        }
         [_] => [
             typed.container.clone().map(TargetSpec::Container),
             typed.pid_namespace.clone().map(TargetSpec::PidNamespace),

@@ -11,6 +11,7 @@ use leaktrace_common::hook::domain;
 use tokio::sync::oneshot;
 
 use super::{
+    announcements::Announcements,
     check_target,
     code::{CodeKeeper, UnwindMode},
     epoch_keeper::EpochKeeper,
@@ -66,6 +67,7 @@ pub struct Tracer {
     pub(super) sweeper: Sweeper,
     pub(super) costs: CostTable,
     pub(super) placements: Placements,
+    pub(super) announcements: Announcements,
     pub(super) replaced: HashMap<u32, Replaced>,
     pub(super) retired: Retired,
     /// Images that run, by PID.
@@ -169,10 +171,12 @@ impl Tracer {
             sweeper,
             costs,
             placements: Placements::new(&circumstances),
+            announcements: Announcements::new(circumstances.processes),
         };
         tracer.kernel.control.set_newborns(NEWBORNS);
         tracer.clean_up_leftovers();
         tracer.enter_targets().await?;
+        tracer.tell_of_the_beginning();
         Ok(tracer)
     }
 

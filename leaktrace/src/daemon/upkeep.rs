@@ -58,6 +58,7 @@ impl Tracer {
         self.look_after(&some);
         self.watch_main_threads();
         self.kernel.control.set_newborns(NEWBORNS);
+        self.tell_of_newcomers();
         if self.scope_looked_through.elapsed() > LOOK_THROUGH {
             self.scope_looked_through = Instant::now();
             self.look_through_scope();

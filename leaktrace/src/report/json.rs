@@ -2,6 +2,7 @@
 //! describes; they live apart from the model so that the model can change without breaking a reader.
 
 mod group;
+mod harmless;
 mod process;
 
 use std::collections::BTreeMap;
@@ -22,13 +23,13 @@ pub const SCHEMA: u32 = 1;
 
 /// Writes the report as one line (standard output: one object per report).
 pub fn write_line(report: &Report, out: &mut dyn Write) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &WireReport::from(report))?;
+    harmless::write_compact(&WireReport::from(report), out)?;
     writeln!(out)
 }
 
 /// Writes the report indented (files).
 pub fn write_pretty(report: &Report, out: &mut dyn Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, &WireReport::from(report))?;
+    harmless::write_pretty(&WireReport::from(report), out)?;
     writeln!(out)
 }
 

@@ -7,11 +7,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::Instant,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -59,9 +61,17 @@ pub enum Cgroup {
     None,
 }
 
+/// What a container has for its root, below what it writes itself.
+enum Root {
+    /// That of a suite of Debian's.
+    Suite(String),
+    /// Any directory.
+    Directory(PathBuf),
+}
+
 /// How a container is started.
 pub struct ContainerBuilder {
-    suite: String,
+    root: Root,
     id: String,
     runtime: Runtime,
     cgroup: Cgroup,
@@ -74,18 +84,25 @@ pub struct ContainerBuilder {
 
 /// A container that runs.
 pub struct Container {
-    /// Its service, which takes commands.
-    pub service: Target,
     /// As the runtime knows it.
     pub id: String,
     /// PID of its first process, as the host sees it.
     pub pid: u32,
     /// PID of its service, as the host sees it.
     pub service_pid: u32,
+    // Goes first, and takes all processes with it.
+    handle: Handle,
+    /// Its service, which takes commands.
+    pub service: Target,
+    bundle: TempDir,
+}
+
+/// A container as its runtime knows it, whether or not it has come to run. Nothing is left of it afterwards.
+struct Handle {
+    id: String,
     runtime: Runtime,
     cgroup: Cgroup,
     parent: PathBuf,
-    bundle: TempDir,
 }
 
 /// What a runtime says of a container.
@@ -111,6 +128,12 @@ impl ContainerBuilder {
     /// Keeps its processes there.
     pub fn cgroup(mut self, cgroup: Cgroup) -> Self {
         self.cgroup = cgroup;
+        self
+    }
+
+    /// Keeps its processes in a cgroup beside another container's, as those of one pod are.
+    pub fn beside(mut self, other: &Container) -> Self {
+        self.parent.clone_from(&other.handle.parent);
         self
     }
 
@@ -140,37 +163,40 @@ impl ContainerBuilder {
 
     /// Starts a script of `targets/python` in it and waits until that is ready.
     pub fn start(self, script: &str) -> Outcomes<Container> {
-        let bundle = self.bundle(script)?;
+        self.run(&["/usr/bin/python3", &format!("{SCRIPTS}/{script}")])
+    }
+
+    /// Starts a program that takes commands in it and waits until that is ready.
+    pub fn run(self, arguments: &[&str]) -> Outcomes<Container> {
+        let bundle = self.bundle(arguments)?;
         let mut command = self.runtime.command(self.cgroup);
-        mounts::overlay(&mut command, &interpreters::root(&self.suite)?, bundle.path())?;
+        mounts::overlay(&mut command, &self.root.directory()?, bundle.path())?;
         self.runtime.arrange(&mut command, self.cgroup);
         command.arg("run").arg("--bundle").arg(bundle.path()).arg(&self.id);
+        let Self { id, runtime, cgroup, parent, nested, .. } = self;
+        let handle = Handle { id: id.clone(), runtime, cgroup, parent };
         let service = Target::command(command).start()?;
-        let Self { id, runtime, cgroup, parent, .. } = self;
-        let mut container =
-            Container { service, id, pid: 0, service_pid: 0, runtime, cgroup, parent, bundle };
-        container.pid = container.state()?.pid;
-        container.service_pid = if self.nested { only_child(container.pid)? } else { container.pid };
-        Ok(container)
+        let pid = handle.state()?.pid;
+        let service_pid = if nested { only_child(pid)? } else { pid };
+        Ok(Container { id, pid, service_pid, handle, service, bundle })
     }
 
     /// The directory that the runtime is given.
-    fn bundle(&self, script: &str) -> Outcomes<TempDir> {
+    fn bundle(&self, arguments: &[&str]) -> Outcomes<TempDir> {
         let bundle = TempDir::new().map_err(|e| format!("temporary directory: {e}"))?;
         mounts::prepare_overlay(bundle.path())?;
         let config = bundle.path().join("config.json");
-        fs::write(&config, self.config(script)?.to_string())
+        fs::write(&config, self.config(arguments)?.to_string())
             .map_err(|e| format!("{}: {e}", config.display()))?;
         Ok(bundle)
     }
 
-    fn config(&self, script: &str) -> Outcomes<Value> {
+    fn config(&self, arguments: &[&str]) -> Outcomes<Value> {
         let mut config = data("config.json")?;
         let mut capabilities = CAPABILITIES.to_vec();
-        let mut arguments = vec!["/usr/bin/python3".to_owned(), format!("{SCRIPTS}/{script}")];
+        let mut arguments = arguments.to_vec();
         if self.nested {
-            let around = ["/usr/bin/unshare", "--pid", "--fork", "--kill-child"];
-            arguments.splice(0..0, around.map(str::to_owned));
+            arguments.splice(0..0, ["/usr/bin/unshare", "--pid", "--fork", "--kill-child"]);
             capabilities.push("CAP_SYS_ADMIN");
         }
         config["process"]["args"] = json!(arguments);
@@ -191,11 +217,29 @@ impl ContainerBuilder {
     }
 }
 
+impl Root {
+    fn directory(&self) -> Outcomes<PathBuf> {
+        match self {
+            Self::Suite(suite) => interpreters::root(suite),
+            Self::Directory(directory) => Ok(directory.clone()),
+        }
+    }
+}
+
 impl Container {
     /// Prepares a container on the root of a suite of Debian's. Its ID looks as engines make them.
     pub fn on(suite: &str) -> ContainerBuilder {
+        Self::of(Root::Suite(suite.to_owned()))
+    }
+
+    /// Prepares a container on a directory that has what its program needs.
+    pub fn on_directory(root: &Path) -> ContainerBuilder {
+        Self::of(Root::Directory(root.to_owned()))
+    }
+
+    fn of(root: Root) -> ContainerBuilder {
         ContainerBuilder {
-            suite: suite.to_owned(),
+            root,
             id: engine_id(),
             runtime: Runtime::Crun,
             cgroup: Cgroup::Own,
@@ -208,8 +252,7 @@ impl Container {
 
     /// Starts another program in it, which takes commands as well.
     pub fn execute(&self, script: &str) -> Outcomes<Target> {
-        let mut command = self.runtime.command(self.cgroup);
-        self.runtime.arrange(&mut command, self.cgroup);
+        let mut command = self.handle.command();
         command.arg("exec").arg(&self.id).args(["/usr/bin/python3", &format!("{SCRIPTS}/{script}")]);
         Target::command(command).start()
     }
@@ -226,9 +269,14 @@ impl Container {
             .collect())
     }
 
+    /// The cgroup that its own lies in, with those of containers beside it.
+    pub fn parent(&self) -> &Path {
+        &self.handle.parent
+    }
+
     /// Path of its cgroup below the mount point of a hierarchy.
     pub fn cgroup(&self) -> PathBuf {
-        self.parent.join(&self.id)
+        self.handle.parent.join(&self.id)
     }
 
     /// What it has written to its root, as the host sees it.
@@ -238,7 +286,16 @@ impl Container {
 
     /// Ends it at once, with everything in it.
     pub fn kill(&self) -> Outcomes<()> {
-        self.run(&["kill", &self.id, "KILL"]).map(|_| ())
+        self.handle.run(&["kill", &self.id, "KILL"]).map(|_| ())
+    }
+}
+
+impl Handle {
+    /// A command of the runtime's about this container.
+    fn command(&self) -> Command {
+        let mut command = self.runtime.command(self.cgroup);
+        self.runtime.arrange(&mut command, self.cgroup);
+        command
     }
 
     fn state(&self) -> Outcomes<State> {
@@ -249,14 +306,13 @@ impl Container {
             match state.status.as_str() {
                 "running" => return Ok(state),
                 _ if Instant::now() > deadline => return Err(format!("the container is {}", state.status)),
-                _ => std::thread::sleep(std::time::Duration::from_millis(20)),
+                _ => sleep(Duration::from_millis(20)),
             }
         }
     }
 
     fn run(&self, arguments: &[&str]) -> Outcomes<Output> {
-        let mut command = self.runtime.command(self.cgroup);
-        self.runtime.arrange(&mut command, self.cgroup);
+        let mut command = self.command();
         let output =
             command.args(arguments).stdin(Stdio::null()).output().map_err(|e| format!("{command:?}: {e}"))?;
         match output.status.success() {
@@ -266,12 +322,11 @@ impl Container {
     }
 }
 
-impl Drop for Container {
+impl Drop for Handle {
     fn drop(&mut self) {
         // Gone already, where the test has ended it.
         self.run(&["delete", "--force", &self.id]).ok();
-        self.service.end();
-        remove_cgroups(&self.parent, &self.id);
+        remove_cgroups(&self.parent.join(&self.id));
     }
 }
 
@@ -295,29 +350,31 @@ impl Runtime {
     fn arrange(self, command: &mut Command, cgroup: Cgroup) {
         // SAFETY: plain system calls on constants.
         unsafe {
-            command.pre_exec(move || {
-                mounts::own()?;
-                match (cgroup, self) {
-                    (Cgroup::Unified, _) => mounts::mount(c"cgroup2", c"/sys/fs/cgroup", c"cgroup2", c""),
-                    (_, Self::Crun) => {
-                        // Not there on other hosts.
-                        libc::umount2(c"/sys/fs/cgroup/unified".as_ptr(), libc::MNT_DETACH);
-                        Ok(())
-                    }
-                    _ => Ok(()),
-                }
+            command.pre_exec(move || match (cgroup, self) {
+                (Cgroup::Unified, _) => mounts::unified_cgroups_only(),
+                (_, Self::Crun) => mounts::legacy_cgroups_only(),
+                _ => mounts::own(),
             });
         }
     }
 }
 
-/// Cgroups that a runtime has left, in every hierarchy; none of them is anybody else's.
-fn remove_cgroups(parent: &Path, id: &str) {
+/// Cgroups that a runtime has left, in every hierarchy, from the container's own up, unless another test's container lies there.
+fn remove_cgroups(own: &Path) {
     let hierarchies = fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([PathBuf::from(CGROUPS)]) {
-        let own = parent.join(id);
-        let levels = own.ancestors().filter(|level| !level.as_os_str().is_empty());
-        levels.for_each(|level| drop(fs::remove_dir(hierarchy.join(level))));
+        remove_cgroup(&hierarchy.join(own));
+        let above = own.ancestors().skip(1).filter(|level| !level.as_os_str().is_empty());
+        above.for_each(|level| drop(fs::remove_dir(hierarchy.join(level))));
+    }
+}
+
+/// Waits for what is still dying in it.
+fn remove_cgroup(directory: &Path) {
+    let deadline = Instant::now() + patience();
+    let is_busy = || fs::remove_dir(directory).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy);
+    while is_busy() && Instant::now() < deadline {
+        sleep(Duration::from_millis(10));
     }
 }
 

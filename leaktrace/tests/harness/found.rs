@@ -1,7 +1,12 @@
 //! What one command finds, as a user would type it: its text, and the same report for programs.
 
 use super::{Outcomes, Process, Report, Tracer, patience, service};
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 /// The last report.
 pub struct Found {
@@ -30,6 +35,25 @@ impl Found {
         Ok(Self { text: outcome.stdout, report, stderr: outcome.stderr })
     }
 
+    /// `leaktrace trace TARGET --group-by line`, until this line is ranked first: however slow the machine is. It must
+    /// still be first in the last report.
+    pub fn once_ranked_first(target: &[&str], file: &str, line: u32) -> Outcomes<Self> {
+        let directory = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let [text, json] = ["report.txt", "report.json"].map(|name| directory.path().join(name));
+        let tracer =
+            Tracer::bare().args(&["trace", "--group-by", "line", "--interval", "500ms"]).args(target);
+        let mut tracer = tracer.arg("-o").arg(&text).arg("-o").arg(&json).start()?;
+        tracer.await_tracing()?;
+        await_first(&tracer, &text, file, line)?;
+        let outcome = tracer.interrupt_and_finish()?;
+        let read = |path: &Path| fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
+        let (text, json) = (read(&text)?, read(&json)?);
+        let report = serde_json::from_str(&json).map_err(|e| format!("{e}: {json:.400}"))?;
+        let found = Self { text, report, stderr: outcome.stderr };
+        found.check_first(file, line)?;
+        Ok(found)
+    }
+
     /// The process that was traced.
     pub fn process(&self) -> Outcomes<&Process> {
         self.report.only_process()
@@ -48,4 +72,20 @@ impl Found {
 /// Tracing takes a fixed time here; beyond that, attaching and detaching.
 fn limit() -> Duration {
     patience() * 3
+}
+
+/// Asks for reports until one ranks this line first.
+fn await_first(tracer: &Tracer, text: &Path, file: &str, line: u32) -> Outcomes<()> {
+    let deadline = Instant::now() + patience();
+    let wanted = Some((file.to_owned(), line));
+    let mut last = String::new();
+    while Instant::now() < deadline {
+        tracer.signal(libc::SIGUSR1);
+        sleep(Duration::from_millis(200));
+        last = fs::read_to_string(text).unwrap_or_default();
+        if service::ranked_first(&last) == wanted {
+            return Ok(());
+        }
+    }
+    Err(format!("{file}:{line} leaks, and is never ranked first:\n{last}"))
 }

@@ -14,6 +14,10 @@ pub const MERGED: &str = "merged";
 /// Where what is written to it goes.
 pub const UPPER: &str = "upper";
 const WORK: &str = "work";
+/// Where hosts mount their cgroups.
+const CGROUPS: &CStr = c"/sys/fs/cgroup";
+/// Where those that have both versions mount the second.
+const UNIFIED: &CStr = c"/sys/fs/cgroup/unified";
 
 /// Makes what an overlay needs in a directory.
 pub fn prepare_overlay(place: &Path) -> Outcomes<()> {
@@ -70,6 +74,25 @@ pub fn own() -> io::Result<()> {
     unsafe {
         good(libc::unshare(libc::CLONE_NEWNS))?;
         good(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))
+    }
+}
+
+/// Shows the calling process a host that mounts nothing but the second version of cgroups.
+pub fn unified_cgroups_only() -> io::Result<()> {
+    own()?;
+    // SAFETY: a plain system call on a constant.
+    good(unsafe { libc::umount2(CGROUPS.as_ptr(), libc::MNT_DETACH) })?;
+    mount(c"cgroup2", CGROUPS, c"cgroup2", c"")
+}
+
+/// Shows the calling process a host that mounts nothing but the first version of cgroups, where it is one that has both. What
+/// runtimes write there all the same (crun does) goes with the last process that sees it.
+pub fn legacy_cgroups_only() -> io::Result<()> {
+    own()?;
+    // SAFETY: a plain system call on a constant. It fails where there is no such mount.
+    match unsafe { libc::umount2(UNIFIED.as_ptr(), libc::MNT_DETACH) } {
+        0 => mount(c"tmpfs", UNIFIED, c"tmpfs", c""),
+        _ => Ok(()),
     }
 }
 

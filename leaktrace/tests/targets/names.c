@@ -1,6 +1,6 @@
 // build: -O1 -g -fno-omit-frame-pointer
 /* One allocation through an inlined call in a static function, called by a function that others can see. With JIT, code
- * made at run time stands between the two. Commands: `go` allocates, `map` writes the perf map first. */
+ * made at run time stands between the two. `go` allocates, `map` writes the perf map first, `rename` takes another name. */
 #include "protocol.h"
 #include <fcntl.h>
 #include <stdio.h>
@@ -41,6 +41,12 @@ static void write_map(void) {
     close(file);
 }
 
+static void take_a_name(const char *name) {
+    int file = open("/proc/self/comm", O_WRONLY);
+    if (write(file, name, strlen(name)) < 0) _exit(123);
+    close(file);
+}
+
 NOINLINE void names_caller(int through_generated) {
     void *p = through_generated ? generated() : names_site();
     if (!p) _exit(122);
@@ -55,6 +61,7 @@ int main(int argc, char **argv) {
     for (;;) {
         const char *command = await_command();
         if (is(command, "map")) write_map();
+        if (is(command, "rename")) take_a_name("\033[2J\n#1  9 TiB");
         names_caller(argc > 1);
         say_expectation();
     }

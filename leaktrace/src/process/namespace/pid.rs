@@ -10,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags, fstatfs, open};
+use rustix::{
+    fs::{Mode, OFlags, fstatfs, open},
+    io::Errno,
+};
 
 use crate::process::{self, ProcessError};
 
@@ -29,7 +32,16 @@ pub enum NamespaceError {
     /// The process that was named is not there.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// Nothing can be opened by that name.
+    /// Nothing is there by that name.
+    #[error(
+        "there is no {}: name the PID of a process in the PID namespace, or /proc/PID/ns/pid",
+        path.display()
+    )]
+    Absent {
+        /// As it was named.
+        path: PathBuf,
+    },
+    /// It may not be opened.
     #[error("{} cannot be opened: {source}", path.display())]
     Open {
         /// As it was named.
@@ -82,9 +94,9 @@ impl PidNamespace {
     /// # Errors
     /// If there is none.
     pub fn open(path: &Path) -> Result<Self, NamespaceError> {
-        let failed = |error: rustix::io::Errno| NamespaceError::Open {
-            path: path.to_owned(),
-            source: io::Error::from(error),
+        let failed = |error: Errno| match error {
+            Errno::NOENT => NamespaceError::Absent { path: path.to_owned() },
+            _ => NamespaceError::Open { path: path.to_owned(), source: io::Error::from(error) },
         };
         let looked_at = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
         if fstatfs(&looked_at).map_err(failed)?.f_type != NSFS {

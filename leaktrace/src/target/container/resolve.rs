@@ -11,6 +11,8 @@ use crate::process::{self, cgroup::Mounts};
 
 /// Lines of candidates in a message.
 const MAX_LINES: usize = 20;
+/// Letters to which columns of that list are filled up; longer names stick out.
+const MAX_WIDTH: usize = 64;
 
 /// A container that might be meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub struct Candidate {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ResolveError {
     /// Nothing goes by that name.
-    #[error("no container has the name {name}, or an ID that begins so; {}", listed(candidates))]
+    #[error("no container is called {name}, nor has an ID that begins so; {}", listed(candidates))]
     Unknown {
         /// As it was named.
         name: String,
@@ -171,10 +173,12 @@ fn owner(directory: &Path) -> Option<u32> {
     Some(fs::symlink_metadata(directory).ok()?.uid())
 }
 
-/// How unlike a name is to those of a candidate: edits from the nearest one.
-fn distance(wanted: &str, candidate: &Candidate) -> usize {
+/// How unlike a name is to those of a candidate: edits from the nearest one, of those first that it is a part of (people say
+/// `web` where engines say `shop-web-1`).
+fn distance(wanted: &str, candidate: &Candidate) -> (bool, usize) {
     let id = candidate.located.container.id.get(..wanted.len()).unwrap_or(&candidate.located.container.id);
-    candidate.all_names().chain([id]).map(|name| edits(wanted, name)).min().unwrap_or(usize::MAX)
+    let unlike = |name: &str| (!name.contains(wanted), edits(wanted, name));
+    candidate.all_names().chain([id]).map(unlike).min().unwrap_or((true, usize::MAX))
 }
 
 /// Letters to be put in, left out or exchanged; names are cut to what a person would type.
@@ -197,14 +201,19 @@ fn edits(one: &str, other: &str) -> usize {
     row.last().copied().unwrap_or(0)
 }
 
-/// The list of candidates in a message.
+/// The list of candidates in a message, in columns.
 fn listed(candidates: &[Candidate]) -> String {
     if candidates.is_empty() {
         return "there is no container on this host".to_owned();
     }
+    let rows: Vec<[String; 4]> = candidates.iter().take(MAX_LINES).map(Candidate::columns).collect();
+    let wide = |column: &String| column.chars().count();
+    let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(wide).max().unwrap_or(0);
+    let widths = [width(0), width(1), width(2)].map(|width| width.min(MAX_WIDTH));
     let mut text = "these there are:".to_owned();
-    for candidate in candidates.iter().take(MAX_LINES) {
-        let _ = write!(text, "\n  {candidate}");
+    for [id, name, runtime, processes] in &rows {
+        let [first, second, third] = widths;
+        let _ = write!(text, "\n  {id:first$}  {name:second$}  {runtime:third$}  {processes}");
     }
     let more = candidates.len().saturating_sub(MAX_LINES);
     if more > 0 {
@@ -213,25 +222,24 @@ fn listed(candidates: &[Candidate]) -> String {
     text
 }
 
-impl std::fmt::Display for Candidate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Candidate {
+    /// ID, name, who runs it for whom, and how much runs in it.
+    fn columns(&self) -> [String; 4] {
         let container: &Container = &self.located.container;
-        write!(f, "{}", container.short_id())?;
-        if let Some(name) = &container.name {
-            write!(f, "  {name}")?;
-        }
-        write!(f, "  {}", container.runtime.as_deref().unwrap_or("unknown runtime"))?;
+        let mut runtime = container.runtime.as_deref().unwrap_or("unknown runtime").to_owned();
         if self.owner != 0 {
-            write!(f, " of user {}", self.owner)?;
+            let _ = write!(runtime, " of user {}", self.owner);
         }
         if let Some(pod) = &container.pod {
-            write!(f, "  pod {pod}")?;
+            let _ = write!(runtime, ", pod {pod}");
         }
-        match self.processes {
-            0 => f.write_str("  not running"),
-            1 => f.write_str("  1 process"),
-            many => write!(f, "  {many} processes"),
-        }
+        let processes = match self.processes {
+            0 => "not running".to_owned(),
+            1 => "1 process".to_owned(),
+            many => format!("{many} processes"),
+        };
+        let name = container.name.clone().unwrap_or_else(|| "-".to_owned());
+        [container.short_id().to_owned(), name, runtime, processes]
     }
 }
 
@@ -274,10 +282,15 @@ mod tests {
         let all = [candidate("3f2a", "web", 2), candidate("3f77", "db", 1), candidate("99", "webb", 0)];
         let several = chosen("3f", &all);
         assert!(several.starts_with("2 containers go by 3f: "), "{several}");
-        assert!(several.contains("\n  3f2a  web  unknown runtime  2 processes\n  3f77  db"), "{several}");
+        assert!(
+            several.contains("\n  3f2a  web  unknown runtime  2 processes\n  3f77  db   unknown"),
+            "{several}"
+        );
         let none = chosen("wbe", &all);
         assert!(none.lines().nth(1).is_some_and(|line| line.contains("web")), "{none}");
         assert!(none.contains("not running"), "{none}");
+        let part = chosen("web", &[candidate("aa", "db", 1), candidate("bb", "shop-web-1", 1)]);
+        assert!(part.lines().nth(1).is_some_and(|line| line.contains("shop-web-1")), "{part}");
         assert!(chosen("", &all).starts_with("no container"), "{}", chosen("", &all));
         assert!(chosen("x", &[]).ends_with("there is no container on this host"));
     }
