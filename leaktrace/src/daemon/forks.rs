@@ -133,7 +133,7 @@ impl Tracer {
             image.identity.name,
             image.points.len()
         );
-        if self.images.len() < FEW {
+        if self.traced_pids.len() < FEW {
             say(sentence);
         } else {
             tracing::debug!("{sentence}");
