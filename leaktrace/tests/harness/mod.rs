@@ -1,7 +1,13 @@
 //! Runs target programs and the built tracer as a user would, and compares what the tracer reports with what the
 //! programs say they did. Everything here returns `Result`: the twin of a rule's test asserts that a check fails.
-#![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses its own part of the harness")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each test file uses its own part of the harness"
+)]
 
+pub mod cgroup;
 pub mod chains;
 pub mod container;
 pub mod expectation;
