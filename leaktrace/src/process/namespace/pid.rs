@@ -218,6 +218,6 @@ mod tests {
         let mount = PidNamespace::open(Path::new("/proc/self/ns/mnt")).map(|_| ());
         assert!(matches!(mount, Err(NamespaceError::OtherKind { kind: "mount", .. })));
         let absent = PidNamespace::open(&directory.path().join("absent")).map(|_| ());
-        assert!(matches!(absent, Err(NamespaceError::Open { .. })));
+        assert!(matches!(absent, Err(NamespaceError::Absent { .. })));
     }
 }
