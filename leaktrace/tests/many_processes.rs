@@ -148,7 +148,7 @@ struct Containers {
     crowd: Target,
     /// ID, by PID as the host sees it.
     ids: BTreeMap<u32, String>,
-    cgroups: Vec<TestCgroup>,
+    _cgroups: Vec<TestCgroup>,
 }
 
 impl Containers {
@@ -163,7 +163,7 @@ impl Containers {
             cgroups.push(cgroup);
             ids.insert(pid, id);
         }
-        Ok(Self { crowd, ids, cgroups })
+        Ok(Self { crowd, ids, _cgroups: cgroups })
     }
 
     fn pids(&self) -> Vec<u32> {

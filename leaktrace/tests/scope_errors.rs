@@ -6,7 +6,6 @@ mod harness;
 use harness::{
     Outcome, Outcomes, Target, Tracer,
     cgroup::{TestCgroup, made_up_id},
-    patience,
     tracer::TracerBuilder,
 };
 use std::{

@@ -96,6 +96,7 @@ impl Tracer {
                 unlisted.push(image.serial);
             }
         }
+        unlisted.append(&mut self.ended_newborns);
         for serial in unlisted {
             let (allocated, live) = self.amounts(serial);
             self.count_ended(serial, allocated, live);
@@ -116,7 +117,7 @@ impl Tracer {
     /// Keeps the number of ended images bounded between two reports.
     pub(super) fn count_if_many(&mut self) {
         let ended = self.images.values().filter(|image| image.ended.is_some()).count();
-        if ended <= MAX_KEPT {
+        if ended + self.ended_newborns.len() <= MAX_KEPT {
             return;
         }
         self.read_rows();

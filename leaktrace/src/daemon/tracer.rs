@@ -82,6 +82,10 @@ pub struct Tracer {
     pub(super) ended_reports: Vec<Report>,
     /// Images that have ended and are not listed any more, in sum.
     pub(super) ended: EndedProcesses,
+    /// Serials of processes that were counted from their birth and have ended before they could be entered.
+    pub(super) ended_newborns: Vec<u32>,
+    /// Probes are being taken away: nobody is entered any more.
+    pub(super) detaching: bool,
     pub(super) last_end: Option<String>,
     /// The command that we started; it may be stopped, others never.
     pub(super) own_child: Option<u32>,
@@ -159,6 +163,8 @@ impl Tracer {
             newcomers: Newcomers::default(),
             ended_reports: Vec::new(),
             ended: EndedProcesses::default(),
+            ended_newborns: Vec::new(),
+            detaching: false,
             last_end: None,
             own_child: None,
             command: None,

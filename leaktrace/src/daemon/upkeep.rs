@@ -186,7 +186,7 @@ impl Tracer {
         }
         self.keeper.settle(&self.kernel).await;
         let _ = tokio::task::spawn_blocking(|| wait_for_running_programs(0)).await;
-        self.drain();
+        self.drain_to_the_end();
         self.watch_losses();
         self.watch_main_threads();
         self.report(Reason::Final(ending.to_string()))
@@ -195,6 +195,7 @@ impl Tracer {
     /// Takes every probe away. A command that we started is sent the signal that ended us, as a shell would.
     pub fn detach(&mut self, ending: &Ending) {
         let mut attachments = Vec::new();
+        self.detaching = true;
         for image in self.images.values_mut() {
             image.python.release();
             attachments.extend([std::mem::take(&mut image.hooks), std::mem::take(&mut image.linker)]);
@@ -202,6 +203,7 @@ impl Tracer {
         attachments.extend(self.replaced.drain().map(|(_, replaced)| replaced.linker));
         attachments.extend(self.placements.take_all());
         attachments.extend(self.newcomers.sharers.take_all());
+        self.take_last_forks();
         self.undo_in_newcomers();
         close_together(attachments);
         self.placements.closer.finish();
