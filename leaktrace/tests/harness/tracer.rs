@@ -166,14 +166,26 @@ impl Tracer {
         let deadline = Instant::now() + patience();
         let mut last = String::new();
         while Instant::now() < deadline {
-            self.signal(libc::SIGUSR1);
-            std::thread::sleep(Duration::from_millis(200));
-            last = fs::read_to_string(file).unwrap_or_default();
+            last = self.next_report(file, &last, deadline);
             if let Some(report) = serde_json::from_str(&last).ok().filter(|report| good(report)) {
                 return Ok(report);
             }
         }
         Err(format!("no report is as it should be; the last: {last:.2000}"))
+    }
+
+    /// Asks for one, and waits for it: asked again and again, a tracer would do nothing else.
+    fn next_report(&self, file: &Path, last: &str, deadline: Instant) -> String {
+        self.signal(libc::SIGUSR1);
+        let mut text = String::new();
+        while Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(200));
+            text = fs::read_to_string(file).unwrap_or_default();
+            if text != last {
+                break;
+            }
+        }
+        text
     }
 
     /// Takes the reader of its stdout away, after whatever it writes next.
