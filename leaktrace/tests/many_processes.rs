@@ -106,22 +106,22 @@ fn root_five_hundred_processes_are_all_seen() -> Outcomes<()> {
 fn root_crowds_that_come_and_go_leave_nothing_behind() -> Outcomes<()> {
     let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
     let file = directory.path().join("report.json");
-    let mut crowd = Target::prepare("crowd")?.arg("500").start()?;
+    let mut crowd = Target::prepare("crowd")?.arg("200").start()?;
     let mut tracer = Tracer::of(crowd.pid()).args(&["--interval", "1s"]).arg("-o").arg(&file).start()?;
     tracer.await_tracing()?;
     let before = kernel_maps::entries(tracer.pid())?;
     let mut resident = vec![resident_bytes(tracer.pid())?];
     for round in 1..=2 {
         crowd.ask("idle")?;
-        let entered = |report: &Report| report.truth.newcomers.entered == 500 * round;
-        print_cost("500 processes that came", &tracer.await_report(&file, entered)?);
+        let entered = |report: &Report| report.truth.newcomers.entered == 200 * round;
+        print_cost("200 processes that came", &tracer.await_report(&file, entered)?);
         crowd.ask("end")?;
         await_return_to(&tracer, &before)?;
         resident.push(resident_bytes(tracer.pid())?);
     }
     println!("resident at the start, and after each crowd: {resident:?} bytes");
     let grown = resident[2].saturating_sub(resident[1]);
-    assert!(grown < 8 << 20, "500 processes have left {grown} bytes");
+    assert!(grown < 8 << 20, "200 processes have left {grown} bytes");
     tracer.interrupt_and_finish()?.final_report().map(|_| ())
 }
 
