@@ -196,26 +196,11 @@ fn root_a_process_that_comes_into_it_later() -> Outcomes<()> {
         let live = of(report, pid).map(|process| process.live_in_line(SERVICE, line).blocks);
         live.is_ok_and(|blocks| blocks > 100)
     };
-    await_report(&tracer, &file, seen)?;
+    tracer.await_report(&file, seen)?;
     let outcome = tracer.interrupt_and_finish()?;
     let process = of(outcome.final_report()?, pid)?;
     assert_eq!(process.namespace_pids, container::pids(pid)?);
     Ok(())
-}
-
-/// Asks for reports until one is as it should be.
-fn await_report(tracer: &Tracer, file: &Path, good: impl Fn(&Report) -> bool) -> Outcomes<()> {
-    let deadline = Instant::now() + patience();
-    let mut last = String::new();
-    while Instant::now() < deadline {
-        tracer.signal(libc::SIGUSR1);
-        sleep(Duration::from_millis(200));
-        last = fs::read_to_string(file).unwrap_or_default();
-        if serde_json::from_str(&last).is_ok_and(|report| good(&report)) {
-            return Ok(());
-        }
-    }
-    Err(format!("no report is as it should be; the last: {last:.2000}"))
 }
 
 /// Two containers run the same files of the same image. A breakpoint in one must be none in the other.

@@ -30,27 +30,45 @@ const EXEC_PATIENCE: Duration = Duration::from_secs(10);
 const TABLE_PATIENCE_RUNNING: Duration = Duration::from_millis(10);
 /// How long mappings are not read again for a stack's sake after that was in vain: it takes up to a millisecond.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long stacks are taken in while other things wait.
+const AT_ONE_GO: Duration = Duration::from_millis(50);
 /// Stacks taken in before anything else is looked at; some tens of microseconds each.
 const STACKS_AT_A_TIME: usize = 16;
 /// Stacks kept that came before their process was heard of.
 const MAX_EARLY: usize = 4096;
 
 impl Tracer {
-    /// Takes in everything that has arrived. Stacks can come by the thousand, and each that is walked before the daemon
-    /// knows of a new library ends early: so events and tables that have been made are looked at between a few stacks.
-    pub fn drain(&mut self) {
-        loop {
+    /// Takes in what has arrived: every event, and stacks for as long as [`AT_ONE_GO`], since on a busy host they come faster than
+    /// they can be taken in, and other things are waiting. Says whether any may be left.
+    pub fn drain(&mut self) -> bool {
+        self.take_in(Some(Instant::now() + AT_ONE_GO))
+    }
+
+    /// Takes in everything, when no more is to come.
+    pub(super) fn drain_to_the_end(&mut self) {
+        self.take_in(None);
+    }
+
+    /// Stacks can come by the thousand, and each that is walked before the daemon knows of a new library ends early: so
+    /// events and tables that have been made are looked at between a few stacks.
+    fn take_in(&mut self, until: Option<Instant>) -> bool {
+        let late = || until.is_some_and(|until| Instant::now() > until);
+        let is_left = loop {
             let stacks = self.take_stacks(STACKS_AT_A_TIME);
             let events = self.take_events();
             self.take_early(true);
             self.tables_made();
             if stacks == 0 && events == 0 {
-                break;
+                break false;
             }
-        }
+            if late() {
+                break true;
+            }
+        };
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
+        is_left
     }
 
     /// Takes in up to `limit` stacks; returns how many.

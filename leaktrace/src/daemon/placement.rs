@@ -39,8 +39,8 @@ use crate::{
 pub const FEW: usize = 16;
 /// Processes from which on `--strict-scope` is worth a warning.
 const MANY_OF_THEIR_OWN: usize = 50;
-/// Changes to and fro of a process with the rule switched off that keeps them out of hits.
-const CHANGES_WITHOUT_THE_RULE: usize = 20;
+/// Changes to and fro with the rule switched off that keeps them out of hits.
+const CHANGES_WITHOUT_THE_RULE: usize = 300;
 
 /// Whose the links are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -431,6 +431,7 @@ impl Tracer {
             self.images.insert(serial, image);
         }
         self.change_image(newcomer, &mut own, &mut serials);
+        self.change_in_the_middle_of_hits();
         self.placements.closer.close_behind(fence, own, serials);
         Ok(())
     }
@@ -443,7 +444,6 @@ impl Tracer {
         let flags = target_flag::SHARED_LINKS | target_flag::CHANGING_LINKS;
         match self.share(image, &batches, flags) {
             Ok(()) => {
-                self.change_in_the_middle_of_hits(image, flags);
                 own.extend([std::mem::take(&mut image.hooks), std::mem::take(&mut image.linker)]);
                 serials.insert(image.serial);
             }
@@ -456,16 +456,21 @@ impl Tracer {
 
     /// With the rule switched off that keeps a change out of hits: goes back and forth until it has fallen into some, which on a
     /// busy machine the one write would rarely do.
-    fn change_in_the_middle_of_hits(&mut self, image: &Image, flags: u32) {
+    fn change_in_the_middle_of_hits(&mut self) {
         if self.plan.rules_off & rule::CHANGE_BETWEEN_HITS == 0 {
             return;
         }
-        let Some(changed) = self.entry_in_force(image.pid, image.serial) else { return };
-        let before = Target { links: [0; MAX_SHARED_LINKS], flags: changed.flags & !flags, ..changed };
-        for entry in [before, changed].into_iter().cycle().take(2 * CHANGES_WITHOUT_THE_RULE) {
+        let entry = |(pid, serial): (&u32, &u32)| Some((*pid, self.entry_in_force(*pid, *serial)?));
+        let changed: Vec<(u32, Target)> = self.traced_pids.iter().filter_map(entry).collect();
+        for turn in 0..2 * CHANGES_WITHOUT_THE_RULE {
             std::thread::sleep(Duration::from_millis(1));
-            if let Err(error) = self.kernel.set_target(image.pid, &entry) {
-                tracing::warn!("{error}");
+            for (pid, changed) in &changed {
+                let flags = changed.flags & !(target_flag::SHARED_LINKS | target_flag::CHANGING_LINKS);
+                let before = Target { links: [0; MAX_SHARED_LINKS], flags, ..*changed };
+                let entry = if turn % 2 == 0 { &before } else { changed };
+                if let Err(error) = self.kernel.set_target(*pid, entry) {
+                    tracing::warn!("{error}");
+                }
             }
         }
     }

@@ -186,7 +186,7 @@ impl Tracer {
         }
         self.keeper.settle(&self.kernel).await;
         let _ = tokio::task::spawn_blocking(|| wait_for_running_programs(0)).await;
-        self.drain();
+        self.drain_to_the_end();
         self.watch_losses();
         self.watch_main_threads();
         self.report(Reason::Final(ending.to_string()))

@@ -7,6 +7,7 @@
     reason = "each test file uses its own part of the harness"
 )]
 
+pub mod cgroup;
 pub mod chains;
 pub mod container;
 pub mod expectation;

@@ -29,6 +29,13 @@ pub fn path(name: &str) -> Outcomes<PathBuf> {
     compile(source, variant, name)
 }
 
+/// A program as a file that nobody else runs: only who traces it has probes in it.
+pub fn copy(name: &str, directory: &Path) -> Outcomes<PathBuf> {
+    let (built, copy) = (path(name)?, directory.join(name));
+    fs::copy(&built, &copy).map_err(|e| format!("{}: {e}", copy.display()))?;
+    Ok(copy)
+}
+
 /// Where the sources of target programs lie.
 pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/targets")

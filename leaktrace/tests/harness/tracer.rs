@@ -4,9 +4,10 @@ use super::{Outcomes, Report, patience};
 use std::{
     env,
     ffi::OsString,
+    fs,
     io::{BufRead, BufReader, Read},
     os::unix::process::{CommandExt, ExitStatusExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     time::{Duration, Instant},
@@ -124,9 +125,9 @@ impl Tracer {
         self.child.id()
     }
 
-    /// Waits until the gate of the target is open.
-    pub fn await_tracing(&mut self) -> Outcomes<()> {
-        self.await_stderr("leaktrace: tracing ").map(|_| ())
+    /// Waits until the gate of a target is open, or those of many are; returns what is said of that.
+    pub fn await_tracing(&mut self) -> Outcomes<String> {
+        self.await_stderr("leaktrace: tracing ")
     }
 
     /// Waits for a line on stderr that begins so; its end before that is an error.
@@ -158,6 +159,33 @@ impl Tracer {
         let pid = libc::pid_t::try_from(self.pid()).unwrap_or(-1);
         // SAFETY: the child has not been waited for, so the PID is still its own.
         unsafe { libc::kill(pid, signal) };
+    }
+
+    /// Asks for reports, which it writes to `file` (`-o`), until one is as it should be.
+    pub fn await_report(&self, file: &Path, good: impl Fn(&Report) -> bool) -> Outcomes<Report> {
+        let deadline = Instant::now() + patience();
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            last = self.next_report(file, &last, deadline);
+            if let Some(report) = serde_json::from_str(&last).ok().filter(|report| good(report)) {
+                return Ok(report);
+            }
+        }
+        Err(format!("no report is as it should be; the last: {last:.2000}"))
+    }
+
+    /// Asks for one, and waits for it: asked again and again, a tracer would do nothing else.
+    fn next_report(&self, file: &Path, last: &str, deadline: Instant) -> String {
+        self.signal(libc::SIGUSR1);
+        let mut text = String::new();
+        while Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(200));
+            text = fs::read_to_string(file).unwrap_or_default();
+            if text != last {
+                break;
+            }
+        }
+        text
     }
 
     /// Takes the reader of its stdout away, after whatever it writes next.
