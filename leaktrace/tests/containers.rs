@@ -7,7 +7,7 @@ mod harness;
 use harness::{
     Container, Found, Outcomes, Process, Report, Target, Tracer,
     container::{self, Cgroup, Runtime},
-    mounts, patience, program,
+    longest_wait, mounts, program,
     service::Leak,
 };
 use std::{
@@ -31,7 +31,7 @@ fn leak(service: &mut Target) -> Outcomes<Leak> {
 
 /// Waits until it has leaked that much more; returns the line.
 fn await_leaked(service: &mut Target, more: i64) -> Outcomes<u32> {
-    let (deadline, enough) = (Instant::now() + patience(), leak(service)?.leaked + more);
+    let (deadline, enough) = (Instant::now() + longest_wait(), leak(service)?.leaked + more);
     loop {
         let now = leak(service)?;
         match now.leaked >= enough {
@@ -205,7 +205,7 @@ fn root_a_process_that_comes_into_it_later() -> Outcomes<()> {
 
 /// Asks for reports until one is as it should be.
 fn await_report(tracer: &Tracer, file: &Path, good: impl Fn(&Report) -> bool) -> Outcomes<()> {
-    let deadline = Instant::now() + patience();
+    let deadline = Instant::now() + longest_wait();
     let mut last = String::new();
     while Instant::now() < deadline {
         tracer.signal(libc::SIGUSR1);

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{Outcome, Outcomes, Target, Tracer, patience, tracer::TracerBuilder};
+use harness::{Outcome, Outcomes, Target, Tracer, longest_wait, tracer::TracerBuilder};
 use leaktrace::process::cgroup::{self, Mounts};
 use std::{
     ffi::CString,
@@ -54,7 +54,7 @@ impl TestCgroup {
 
     /// Removes it, once its last process is gone for good.
     fn remove(&self) -> Outcomes<()> {
-        let deadline = Instant::now() + patience();
+        let deadline = Instant::now() + longest_wait();
         while let Err(error) = fs::remove_dir(&self.directory) {
             if error.kind() == io::ErrorKind::NotFound {
                 return Ok(());
