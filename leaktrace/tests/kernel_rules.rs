@@ -5,38 +5,15 @@
 mod harness;
 
 use harness::output::{Age, Amount};
+use harness::rules::rule;
 use harness::{Expectation, Outcome, Outcomes, Target, Tracer, check_exact, target::TargetBuilder};
 use std::{thread, time::Duration};
-
-/// Makes two tests of a scenario: it holds, and it does not hold without the rule.
-macro_rules! rule {
-    ($holds:ident, $fails:ident, $rule:literal, $scenario:expr) => {
-        #[test]
-        #[ignore = "needs root and BPF: cargo xtask test"]
-        fn $holds() -> Outcomes<()> {
-            $scenario(&[])
-        }
-
-        #[test]
-        #[ignore = "needs root and BPF: cargo xtask test"]
-        fn $fails() {
-            assert_breaks($rule, $scenario(&["--switch-off", $rule]));
-        }
-    };
-}
-
-/// The scenario must have failed because numbers differ, not because something did not start.
-fn assert_breaks(rule: &str, outcome: Outcomes<()>) {
-    let difference = outcome.expect_err("the scenario holds although its rule is switched off");
-    let is_difference = ["expected", "lost:", "wrong:"].iter().any(|word| difference.contains(word));
-    assert!(is_difference, "{rule}: failed for another reason: {difference}");
-}
 
 fn exact(program: TargetBuilder, commands: &[&str], options: &[&str]) -> Outcomes<()> {
     check_exact(&mut program.start()?, commands, options).map(|_| ())
 }
 
-/// An error that [`assert_breaks`] takes for a wrong number.
+/// An error that [`harness::rules::assert_breaks`] takes for a wrong number.
 fn wrong(what: impl std::fmt::Display) -> Outcomes<()> {
     Err(format!("wrong: {what}"))
 }
@@ -102,11 +79,11 @@ rule!(
 /// The same race without a scripted allocator: eight threads, one arena, sizes above 1 KiB.
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
-fn root_rule_realloc_in_flight_fails_in_a_real_allocator_when_switched_off() -> Outcomes<()> {
-    let program = Target::prepare("threads-one-arena")?.arg("30000").arg("8");
-    let outcome = exact(program, &["go"], &["--switch-off", "realloc-in-flight"]);
-    assert_breaks("realloc-in-flight", outcome);
-    Ok(())
+fn root_rule_realloc_in_flight_fails_in_a_real_allocator_when_switched_off() {
+    let scenario = |options: &[&str]| {
+        exact(Target::prepare("threads-one-arena")?.arg("30000").arg("8"), &["go"], options)
+    };
+    harness::rules::assert_breaks("realloc-in-flight", scenario);
 }
 
 /// While free is under way another thread is given the address.
@@ -276,20 +253,12 @@ fn cells_move_under_load(options: &[&str]) -> Outcomes<()> {
     }
 }
 
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_rule_grace_period() -> Outcomes<()> {
-    cells_move_under_load(&[])
-}
-
-/// A run falls into the race several times; six runs are beyond luck.
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_rule_grace_period_fails_when_switched_off() {
-    let run = |_| cells_move_under_load(&["--switch-off", "grace-period"]);
-    let outcome = (0..6).map(run).find(Result::is_err).unwrap_or(Ok(()));
-    assert_breaks("grace-period", outcome);
-}
+rule!(
+    root_rule_grace_period,
+    root_rule_grace_period_fails_when_switched_off,
+    "grace-period",
+    cells_move_under_load
+);
 
 /// More stacks than the ring buffer takes while the daemon stands still; each comes again once it runs.
 fn more_stacks_than_the_ring_takes(options: &[&str]) -> Outcomes<()> {

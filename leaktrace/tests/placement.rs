@@ -7,7 +7,8 @@ mod harness;
 use std::{fs, path::Path, process::Command};
 
 use harness::{
-    Expectation, Outcomes, Report, Target, Tracer, check_exact, probed_code, program, target::TargetBuilder,
+    Expectation, Outcomes, Report, Target, Tracer, check_exact, probed_code, program, rules::rule,
+    target::TargetBuilder,
 };
 
 const SHARED: &[&str] = &["--placement", "shared"];
@@ -92,17 +93,12 @@ fn one_file_under_two_names(options: &[&str]) -> Outcomes<()> {
     check_truth(report)
 }
 
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_rule_one_link_counts() -> Outcomes<()> {
-    one_file_under_two_names(&[])
-}
-
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_rule_one_link_counts_fails_when_switched_off() {
-    assert_breaks(one_file_under_two_names(&["--switch-off", "one-link-counts"]));
-}
+rule!(
+    root_rule_one_link_counts,
+    root_rule_one_link_counts_fails_when_switched_off,
+    "one-link-counts",
+    one_file_under_two_names
+);
 
 /// What a vfork child allocates lies in its parent's memory, and the parent gives it back.
 fn allocated_between_vfork_and_exit(options: &[&str]) -> Outcomes<()> {
@@ -117,17 +113,12 @@ fn allocated_between_vfork_and_exit(options: &[&str]) -> Outcomes<()> {
     check_truth(report)
 }
 
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_rule_vfork_is_the_parent() -> Outcomes<()> {
-    allocated_between_vfork_and_exit(&[])
-}
-
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_rule_vfork_is_the_parent_fails_when_switched_off() {
-    assert_breaks(allocated_between_vfork_and_exit(&["--switch-off", "vfork-is-the-parent"]));
-}
+rule!(
+    root_rule_vfork_is_the_parent,
+    root_rule_vfork_is_the_parent_fails_when_switched_off,
+    "vfork-is-the-parent",
+    allocated_between_vfork_and_exit
+);
 
 /// The programs that are spawned have their own blocks; nothing of theirs is the target's.
 #[test]
@@ -182,19 +173,12 @@ fn probes_become_shared_under_load(options: &[&str]) -> Outcomes<()> {
     check_truth(report)
 }
 
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_rule_change_between_hits() -> Outcomes<()> {
-    probes_become_shared_under_load(&[])
-}
-
-/// The write that changes sides has to fall between two programs of one hit; eight runs are beyond luck.
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_rule_change_between_hits_fails_when_switched_off() {
-    let run = |_| probes_become_shared_under_load(&["--switch-off", "change-between-hits"]);
-    assert_breaks((0..8).map(run).find(Result::is_err).unwrap_or(Ok(())));
-}
+rule!(
+    root_rule_change_between_hits,
+    root_rule_change_between_hits_fails_when_switched_off,
+    "change-between-hits",
+    probes_become_shared_under_load
+);
 
 /// With links of its own a target costs nobody else anything.
 #[test]
@@ -221,12 +205,6 @@ fn root_shared_probes_are_in_a_neighbour_and_go_with_the_tracer() -> Outcomes<()
     probed_code::assert_none_left(&neighbour)?;
     assert_eq!(neighbour.ask("stop")?.number("damaged")?, 0);
     Ok(())
-}
-
-/// The scenario must have failed because numbers differ, not because something did not start.
-fn assert_breaks(outcome: Outcomes<()>) {
-    let difference = outcome.expect_err("the scenario holds although its rule is switched off");
-    assert!(difference.contains("expected"), "failed for another reason: {difference}");
 }
 
 /// A program as an overlay file system shows it: another device, the same file beneath. The mount goes with the program, which

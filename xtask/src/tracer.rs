@@ -124,10 +124,12 @@ impl Drop for Tracer {
     }
 }
 
-/// How many processes a line says to be traced: "4711 (python3): ..." or "500 processes ...".
+/// How many processes a line says to be traced: "4711 (python3): ...", "500 processes ..." or "2 more processes ...".
 fn processes(line: &str) -> usize {
     match line.split_once(' ') {
-        Some((count, rest)) if rest.starts_with("processes") => count.parse().unwrap_or(0),
+        Some((count, rest)) if rest.trim_start_matches("more ").starts_with("process") => {
+            count.parse().unwrap_or(0)
+        }
         _ => 1,
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::HashMap, path::Path, time::Duration};
 
 use leaktrace_common::{counter, hook::domain, python, record::SiteKey, walk::end};
 
+use super::FEW;
 use super::code::CodeStatistics;
 use super::merging::Unmerged;
 use super::stacks::Stack;
@@ -21,9 +22,6 @@ use crate::{
     symbolize::{FrameId, PythonStatistics, Statistics},
     target::image::Image,
 };
-
-/// Up to so many processes it is said of each how late it was traced.
-const FEW: usize = 8;
 
 /// Counters that stand for lost events, and what to call them.
 const LOSSES: &[(usize, &str, Option<usize>)] = &[

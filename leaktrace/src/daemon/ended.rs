@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use leaktrace_common::rule;
 
-use super::tracer::{MMAP_DOMAIN, Tracer};
+use super::{
+    FEW,
+    tracer::{MMAP_DOMAIN, Tracer},
+};
 use crate::{
     kernel::close_together,
     ledger::{Ages, MappingLabel},
@@ -13,8 +16,6 @@ use crate::{
     target::{TargetSpec, image::Image},
 };
 
-/// Up to so many traced processes the end of one that was named, or an exec, makes a report of its own.
-const FEW: usize = 8;
 /// An image that was traced for less is not listed when it has ended, unless it was named.
 const OF_NOTE: Duration = Duration::from_secs(1);
 /// Ended images that one report lists.
@@ -95,6 +96,7 @@ impl Tracer {
                 unlisted.push(image.serial);
             }
         }
+        unlisted.append(&mut self.ended_newborns);
         for serial in unlisted {
             let (allocated, live) = self.amounts(serial);
             self.count_ended(serial, allocated, live);
@@ -115,7 +117,7 @@ impl Tracer {
     /// Keeps the number of ended images bounded between two reports.
     pub(super) fn count_if_many(&mut self) {
         let ended = self.images.values().filter(|image| image.ended.is_some()).count();
-        if ended <= MAX_KEPT {
+        if ended + self.ended_newborns.len() <= MAX_KEPT {
             return;
         }
         self.read_rows();

@@ -20,7 +20,6 @@ use crate::{
         plan::{Plan, PlannedProbe},
     },
     process::{Identity, ProcessError, RunState, SeccompMode, status},
-    report::aside::say,
     target::{
         command::Held,
         discover::{self, Discovered},
@@ -99,7 +98,7 @@ impl Tracer {
             entry.flags |= target_flag::STOP_AT_LINK_MAP;
         }
         self.kernel.set_target(pid, &entry)?;
-        announce(&image, &discovered.plan, begun.elapsed());
+        self.tell_of(&image, &placed(&discovered.plan, begun.elapsed()));
         self.now_traced(image);
         Ok(())
     }
@@ -232,7 +231,7 @@ impl Tracer {
         self.kernel.set_target(pid, &entry)?;
         // SAFETY: a signal to the command that we started and stopped.
         unsafe { libc::kill(i32::try_from(pid).unwrap_or(0), libc::SIGCONT) };
-        announce(&image, plan, Duration::ZERO);
+        self.tell_of(&image, &placed(plan, Duration::ZERO));
         self.now_traced(image);
         Ok(())
     }
@@ -319,13 +318,12 @@ fn process_failure(error: &ProcessError) -> Failure {
     }
 }
 
-fn announce(image: &Image, plan: &Plan, took: Duration) {
-    say(format_args!(
-        "tracing {} ({}): {} probes in {} objects, placed in {:.1} ms",
-        image.pid,
-        image.identity.name,
+/// What is said of the probes of an image.
+fn placed(plan: &Plan, took: Duration) -> String {
+    format!(
+        "{} probes in {} objects, placed in {:.1} ms",
         plan.probes.len(),
         plan.objects.len(),
         took.as_secs_f64() * 1e3
-    ));
+    )
 }

@@ -80,6 +80,15 @@ impl Tracer {
         taken
     }
 
+    /// What was forked while the gates were closed: some of it from a process whose interpreter was still changed.
+    pub(super) fn take_last_forks(&mut self) {
+        while let Some(event) = self.rings.next_event() {
+            if event.kind == kind::FORK {
+                self.forked(&event);
+            }
+        }
+    }
+
     pub(super) fn stack_seen(&mut self, record: &StackRecord) {
         if let Some(line) = stopped::line(record) {
             eprintln!("{line}");
@@ -146,6 +155,8 @@ impl Tracer {
             kind::EXIT => {
                 let status = i32::try_from(event.extra).unwrap_or(0);
                 self.image_ended(event.serial, &exit::describe_wait_status(status));
+                // Nobody knew it: more were made at once than could be waited for.
+                self.remove_entry(event.tgid, event.serial);
             }
             kind::LINK_MAP => self.link_map_changed(event),
             kind::FREE_LISTS_OPEN => self.close_lists_again(event.serial),

@@ -17,12 +17,8 @@ use crate::{
     kernel::KernelError,
     process::{Identity, Mapping},
     python::Inherited,
-    report::aside::say,
     target::image::Image,
 };
-
-/// Up to so many traced processes each one that is entered is told on stderr.
-const FEW: usize = 8;
 
 /// What a forked process has of its parent's image.
 pub(super) struct Parentage {
@@ -95,7 +91,12 @@ impl Tracer {
             self.code.forget(&mut self.kernel.code, image.serial);
             return Err(Failure::NoTarget(format!("process {} has changed", image.pid)));
         }
-        self.tell_copy(&image, from, begun);
+        let took = begun.elapsed().as_secs_f64() * 1e3;
+        let probes = image.points.len();
+        self.tell_of(
+            &image,
+            &format!("forked from {from}, {probes} probes as there, placed in {took:.1} ms"),
+        );
         self.now_traced(image);
         Ok(true)
     }
@@ -123,21 +124,6 @@ impl Tracer {
     /// What the kernel side holds of a process, if its serial is that one and it has not executed anything or ended.
     pub(super) fn entry_in_force(&self, pid: u32, serial: u32) -> Option<Target> {
         self.kernel.target(pid).filter(|entry| entry.serial == serial && entry.gate != gate::RETIRED)
-    }
-
-    fn tell_copy(&self, image: &Image, from: u32, begun: Instant) {
-        let took = begun.elapsed().as_secs_f64() * 1e3;
-        let sentence = format!(
-            "tracing {} ({}): forked from {from}, {} probes as there, placed in {took:.1} ms",
-            image.pid,
-            image.identity.name,
-            image.points.len()
-        );
-        if self.images.len() < FEW {
-            say(sentence);
-        } else {
-            tracing::debug!("{sentence}");
-        }
     }
 
     /// The image that a forked process will be compared with: its parent, or the next one above that is traced. And what it has

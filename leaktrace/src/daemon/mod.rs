@@ -1,5 +1,6 @@
 //! The daemon: the one event loop ([`trace`]), and the state it works on ([`tracer`]).
 
+mod announcements;
 mod caps;
 mod code;
 mod compose;

@@ -3,7 +3,8 @@
 //! there before it (shared links), the kernel side has opened its gate at the fork, and it is entered at once.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -88,6 +89,16 @@ impl Newcomer {
     fn is_copy(&self) -> bool {
         self.serial != 0 && self.executed.is_none()
     }
+
+    /// Its serial is nobody else's.
+    fn has_own_serial(&self) -> bool {
+        self.serial != 0 && !self.shares_memory
+    }
+
+    /// What it allocates has been counted since it was made, although it is not entered yet.
+    fn is_counted(&self) -> bool {
+        self.open && self.has_own_serial()
+    }
 }
 
 /// What came of a try to enter a process.
@@ -133,7 +144,8 @@ impl Statistics {
 pub struct Newcomers {
     waiting: HashMap<u32, Newcomer>,
     serials: HashMap<u32, u32>,
-    due: VecDeque<(Duration, u32)>,
+    /// When whose turn comes; those that are not waited for any more are passed over then.
+    due: BinaryHeap<Reverse<(Duration, u32)>>,
     /// Processes in scope that could not be entered: not tried again before they execute something else.
     refused: HashSet<u32>,
     /// Processes that run in the memory of an image.
@@ -150,8 +162,8 @@ impl Newcomers {
         if self.waiting.len() >= MAX_WAITING {
             return;
         }
-        self.due.push_back((newcomer.due, pid));
-        if newcomer.serial != 0 {
+        self.due.push(Reverse((newcomer.due, pid)));
+        if newcomer.has_own_serial() {
             self.serials.insert(newcomer.serial, pid);
         }
         self.waiting.insert(pid, newcomer);
@@ -160,7 +172,9 @@ impl Newcomers {
     /// Waits for one no longer.
     fn remove(&mut self, pid: u32) -> Option<Newcomer> {
         let newcomer = self.waiting.remove(&pid)?;
-        self.serials.remove(&newcomer.serial);
+        if newcomer.has_own_serial() {
+            self.serials.remove(&newcomer.serial);
+        }
         Some(newcomer)
     }
 
@@ -177,8 +191,8 @@ impl Newcomers {
 
     /// The next one that has lived long enough.
     fn take_due(&mut self, now: Duration) -> Option<(u32, Newcomer)> {
-        while self.due.front().is_some_and(|(due, _)| *due <= now) {
-            let (due, pid) = self.due.pop_front()?;
+        while self.due.peek().is_some_and(|Reverse((due, _))| *due <= now) {
+            let Reverse((due, pid)) = self.due.pop()?;
             // The PID may have been given to a younger one meanwhile, which has its own place in the queue.
             if self.waiting.get(&pid).is_some_and(|newcomer| newcomer.due == due) {
                 return self.remove(pid).map(|newcomer| (pid, newcomer));
@@ -216,7 +230,7 @@ impl Newcomers {
 
     /// How long until the next one is due; `None`: nobody waits.
     pub fn next_due(&self) -> Option<Duration> {
-        self.due.front().map(|(due, _)| due.saturating_sub(monotonic()))
+        self.due.peek().map(|Reverse((due, _))| due.saturating_sub(monotonic()))
     }
 }
 
@@ -226,7 +240,11 @@ impl Tracer {
         let pid = event.tgid;
         // Whoever had this PID has ended, even if nobody has said so.
         self.newcomers.refused.remove(&pid);
-        self.newcomers.sharers.remove(pid);
+        let left = self.newcomers.sharers.remove(pid);
+        self.placements.closer.close(left.into_iter().collect());
+        if let Some(gone) = self.newcomers.remove(pid) {
+            self.newcomer_is_gone(&gone);
+        }
         if let Some(serial) = self.traced(pid) {
             self.image_ended(serial, "ended");
         }
@@ -241,7 +259,7 @@ impl Tracer {
             inherited,
             ..Newcomer::heard_of(born)
         };
-        if newcomer.open && !newcomer.shares_memory {
+        if newcomer.is_counted() && !self.detaching {
             self.enter_newcomer(pid, newcomer);
         } else {
             self.newcomers.add(pid, newcomer);
@@ -254,8 +272,9 @@ impl Tracer {
         let now = monotonic();
         let executed = (event.extra != 0).then_some(now);
         match self.newcomers.waiting.get_mut(&event.tgid) {
-            Some(newcomer) => newcomer.executed = executed.or(newcomer.executed),
-            None => self.newcomers.add(event.tgid, Newcomer { executed, ..Newcomer::heard_of(now) }),
+            Some(newcomer) if executed.is_some() => newcomer.executed = executed,
+            // One that was waited for had the same PID, and nobody has told of its end.
+            _ => self.newcomers.add(event.tgid, Newcomer { executed, ..Newcomer::heard_of(now) }),
         }
     }
 
@@ -270,6 +289,7 @@ impl Tracer {
         if let Some(newcomer) = self.newcomers.remove(pid) {
             // It goes on waiting for as long as it would have.
             let (born, due) = (newcomer.born, newcomer.due);
+            self.count_newborn(&newcomer);
             self.newcomers.add(pid, Newcomer { born, due, ..own });
             return true;
         }
@@ -285,9 +305,11 @@ impl Tracer {
     fn newcomer_ended(&mut self, event: &Event) -> bool {
         let pid = event.tgid;
         let left = self.newcomers.sharers.remove(pid);
-        let waited = self.newcomers.remove(pid).is_some();
-        let known = waited || left.is_some() || self.newcomers.refused.remove(&pid);
-        self.newcomers.statistics.short_lived += u64::from(waited);
+        let waited = self.newcomers.remove(pid);
+        let known = waited.is_some() || left.is_some() || self.newcomers.refused.remove(&pid);
+        if let Some(gone) = waited {
+            self.newcomer_is_gone(&gone);
+        }
         self.placements.closer.close(left.into_iter().collect());
         if known {
             self.remove_entry(pid, event.serial);
@@ -320,7 +342,7 @@ impl Tracer {
                 self.look_again(pid, newcomer);
             }
             Err(Failure::NoTarget(_)) => {
-                self.newcomers.statistics.short_lived += 1;
+                self.newcomer_is_gone(&newcomer);
                 self.remove_entry(pid, newcomer.serial);
             }
             Err(_) if newcomer.executed.is_some() && may_still_change(pid, &newcomer) => {
@@ -355,6 +377,7 @@ impl Tracer {
         if let Some(inherited) = newcomer.inherited.as_ref().filter(|_| newcomer.is_copy()) {
             inherited.undo_in(pid, &Records::default());
         }
+        self.count_newborn(newcomer);
         if newcomer.serial != 0 {
             let entry = Target { serial: newcomer.serial, gate: gate::CLOSED, ..Target::default() };
             if let Err(error) = self.kernel.set_target(pid, &entry) {
@@ -440,6 +463,24 @@ impl Tracer {
             {
                 inherited.undo_in(*pid, &Records::default());
             }
+        }
+    }
+
+    /// It has ended before it could be entered.
+    fn newcomer_is_gone(&mut self, newcomer: &Newcomer) {
+        let from_birth = u64::from(newcomer.is_counted());
+        let statistics = &mut self.newcomers.statistics;
+        statistics.entered += from_birth;
+        statistics.from_birth += from_birth;
+        statistics.short_lived += 1 - from_birth;
+        self.count_newborn(newcomer);
+    }
+
+    /// What was counted from its birth on, and no image will have, goes into the sum of what has ended.
+    fn count_newborn(&mut self, newcomer: &Newcomer) {
+        if newcomer.is_counted() {
+            self.ended_newborns.push(newcomer.serial);
+            self.count_if_many();
         }
     }
 

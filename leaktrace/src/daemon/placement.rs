@@ -12,12 +12,13 @@ use std::{
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::PathBuf,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use leaktrace_common::{
     hook::HookCookie,
     record::{MAX_SHARED_LINKS, Target, target_flag},
+    rule,
 };
 
 use super::{
@@ -34,10 +35,12 @@ use crate::{
     target::image::Image,
 };
 
-/// Processes of one file that have links of their own.
+/// Few processes: up to so many that map one file have links of their own, and up to so many traced ones are told of one by one.
 pub const FEW: usize = 16;
 /// Processes from which on `--strict-scope` is worth a warning.
 const MANY_OF_THEIR_OWN: usize = 50;
+/// Changes to and fro of a process with the rule switched off that keeps them out of hits.
+const CHANGES_WITHOUT_THE_RULE: usize = 20;
 
 /// Whose the links are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -440,12 +443,29 @@ impl Tracer {
         let flags = target_flag::SHARED_LINKS | target_flag::CHANGING_LINKS;
         match self.share(image, &batches, flags) {
             Ok(()) => {
+                self.change_in_the_middle_of_hits(image, flags);
                 own.extend([std::mem::take(&mut image.hooks), std::mem::take(&mut image.linker)]);
                 serials.insert(image.serial);
             }
             Err(error) => {
                 image.links = [0; MAX_SHARED_LINKS];
                 image.note(format!("it keeps probes of its own: {error}"));
+            }
+        }
+    }
+
+    /// With the rule switched off that keeps a change out of hits: goes back and forth until it has fallen into some, which on a
+    /// busy machine the one write would rarely do.
+    fn change_in_the_middle_of_hits(&mut self, image: &Image, flags: u32) {
+        if self.plan.rules_off & rule::CHANGE_BETWEEN_HITS == 0 {
+            return;
+        }
+        let Some(changed) = self.entry_in_force(image.pid, image.serial) else { return };
+        let before = Target { links: [0; MAX_SHARED_LINKS], flags: changed.flags & !flags, ..changed };
+        for entry in [before, changed].into_iter().cycle().take(2 * CHANGES_WITHOUT_THE_RULE) {
+            std::thread::sleep(Duration::from_millis(1));
+            if let Err(error) = self.kernel.set_target(image.pid, &entry) {
+                tracing::warn!("{error}");
             }
         }
     }

@@ -42,7 +42,12 @@ impl Sharers {
 impl Tracer {
     /// A process that runs in the memory of an image has lived long enough to be worth its probes.
     pub(super) fn join_memory(&mut self, pid: u32, newcomer: Newcomer) {
-        let image = self.images.get(&newcomer.image).filter(|image| image.ended.is_none());
+        // Whose serial it has, in whose memory it runs.
+        let image = self.images.get(&newcomer.serial).filter(|image| image.ended.is_none());
+        if image.is_none() && self.newcomers.by_serial(newcomer.serial).is_some() {
+            self.look_again(pid, newcomer);
+            return;
+        }
         let (Some(image), Some(entry)) = (image, self.kernel.target(pid)) else {
             self.left_alone(pid);
             return;

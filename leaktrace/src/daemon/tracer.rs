@@ -11,6 +11,7 @@ use leaktrace_common::hook::domain;
 use tokio::sync::oneshot;
 
 use super::{
+    announcements::Announcements,
     check_target,
     code::{CodeKeeper, UnwindMode},
     epoch_keeper::EpochKeeper,
@@ -66,6 +67,7 @@ pub struct Tracer {
     pub(super) sweeper: Sweeper,
     pub(super) costs: CostTable,
     pub(super) placements: Placements,
+    pub(super) announcements: Announcements,
     pub(super) replaced: HashMap<u32, Replaced>,
     pub(super) retired: Retired,
     /// Images that run, by PID.
@@ -80,6 +82,10 @@ pub struct Tracer {
     pub(super) ended_reports: Vec<Report>,
     /// Images that have ended and are not listed any more, in sum.
     pub(super) ended: EndedProcesses,
+    /// Serials of processes that were counted from their birth and have ended before they could be entered.
+    pub(super) ended_newborns: Vec<u32>,
+    /// Probes are being taken away: nobody is entered any more.
+    pub(super) detaching: bool,
     pub(super) last_end: Option<String>,
     /// The command that we started; it may be stopped, others never.
     pub(super) own_child: Option<u32>,
@@ -157,6 +163,8 @@ impl Tracer {
             newcomers: Newcomers::default(),
             ended_reports: Vec::new(),
             ended: EndedProcesses::default(),
+            ended_newborns: Vec::new(),
+            detaching: false,
             last_end: None,
             own_child: None,
             command: None,
@@ -169,10 +177,12 @@ impl Tracer {
             sweeper,
             costs,
             placements: Placements::new(&circumstances),
+            announcements: Announcements::new(circumstances.processes),
         };
         tracer.kernel.control.set_newborns(NEWBORNS);
         tracer.clean_up_leftovers();
         tracer.enter_targets().await?;
+        tracer.tell_of_the_beginning();
         Ok(tracer)
     }
 

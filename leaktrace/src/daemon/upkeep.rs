@@ -58,6 +58,7 @@ impl Tracer {
         self.look_after(&some);
         self.watch_main_threads();
         self.kernel.control.set_newborns(NEWBORNS);
+        self.tell_of_newcomers();
         if self.scope_looked_through.elapsed() > LOOK_THROUGH {
             self.scope_looked_through = Instant::now();
             self.look_through_scope();
@@ -194,6 +195,7 @@ impl Tracer {
     /// Takes every probe away. A command that we started is sent the signal that ended us, as a shell would.
     pub fn detach(&mut self, ending: &Ending) {
         let mut attachments = Vec::new();
+        self.detaching = true;
         for image in self.images.values_mut() {
             image.python.release();
             attachments.extend([std::mem::take(&mut image.hooks), std::mem::take(&mut image.linker)]);
@@ -201,6 +203,7 @@ impl Tracer {
         attachments.extend(self.replaced.drain().map(|(_, replaced)| replaced.linker));
         attachments.extend(self.placements.take_all());
         attachments.extend(self.newcomers.sharers.take_all());
+        self.take_last_forks();
         self.undo_in_newcomers();
         close_together(attachments);
         self.placements.closer.finish();

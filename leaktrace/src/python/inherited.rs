@@ -11,7 +11,7 @@ use crate::object::address::AbsoluteAddress;
 use crate::process::{MemoryReader, MemoryWriter, status};
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inherited {
     back: Vec<Write>,
     lists: Vec<FreeList>,
@@ -39,20 +39,26 @@ impl Inherited {
 
     /// Undoes it in one process, if that is still a copy of its parent and nobody traces it. Whether it was.
     pub fn undo_in(&self, pid: u32, records: &Records) -> bool {
-        let undone = self.try_in(pid, records);
+        Self::undo_one_of(std::slice::from_ref(self), pid, records)
+    }
+
+    /// The same where it is not known whose copy a process is.
+    pub fn undo_one_of(candidates: &[Self], pid: u32, records: &Records) -> bool {
+        let undone = Self::try_one_of(candidates, pid, records);
         undone.unwrap_or_else(|error| {
             tracing::debug!("what process {pid} has inherited stays: {error}");
             false
         })
     }
 
-    fn try_in(&self, pid: u32, records: &Records) -> Result<bool, RedirectError> {
+    fn try_one_of(candidates: &[Self], pid: u32, records: &Records) -> Result<bool, RedirectError> {
         let writer = MemoryWriter::open(pid, status::read_stat(pid)?.start_ticks)?;
-        if records.is_held(pid, writer.start_ticks()) || !self.is_all_in(&writer) {
+        let inherited = candidates.iter().find(|inherited| inherited.is_all_in(&writer));
+        let Some(inherited) = inherited.filter(|_| !records.is_held(pid, writer.start_ticks())) else {
             return Ok(false);
-        }
-        redirect::write_back(&writer, &self.back)?;
-        closing::open(&self.lists, &MemoryReader::new(pid), &writer)?;
+        };
+        redirect::write_back(&writer, &inherited.back)?;
+        closing::open(&inherited.lists, &MemoryReader::new(pid), &writer)?;
         Ok(true)
     }
 

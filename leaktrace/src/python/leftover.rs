@@ -15,7 +15,7 @@ use super::allocators::Tables;
 use super::inherited::Inherited;
 use super::redirect::{self, Write};
 use crate::object::address::AbsoluteAddress;
-use crate::process::{MemoryWriter, is_same_process};
+use crate::process::{self, MemoryWriter, is_same_process, status};
 
 /// Where records lie: gone with the next boot, as are the processes.
 const DIRECTORY: &str = "/run/leaktrace";
@@ -25,6 +25,8 @@ const SUFFIX: &str = "written";
 const MAX_RECORD: u64 = 1 << 20;
 /// Most records that are looked at.
 const MAX_RECORDS: usize = 4096;
+/// How far up a process's ancestors are looked at.
+const MAX_ANCESTORS: usize = 16;
 
 /// Why no record could be left.
 #[derive(Debug, Error)]
@@ -204,6 +206,19 @@ impl Records {
         file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
     }
 
+    /// Whether a process was forked from one that a living tracer holds, which will look after it.
+    fn is_below_held(&self, pid: u32) -> bool {
+        let mut next = pid;
+        for _ in 0..MAX_ANCESTORS {
+            let Ok(stat) = status::read_stat(next) else { return false };
+            if next != pid && self.is_held(next, stat.start_ticks) {
+                return true;
+            }
+            next = stat.parent;
+        }
+        false
+    }
+
     /// The directory, for nobody else to write.
     fn prepare(&self) -> io::Result<()> {
         match DirBuilder::new().recursive(true).mode(0o700).create(&self.directory) {
@@ -232,8 +247,12 @@ impl Records {
     /// Undoes what killed tracers have left behind; one sentence for each process that was changed. `reopen` undoes closed
     /// free lists and says how many it has opened.
     pub fn clean_up(&self, reopen: &mut dyn FnMut(&MemoryWriter, &[FreeList]) -> usize) -> Vec<String> {
-        let mut sentences = Vec::new();
+        let (mut sentences, mut inherited) = (Vec::new(), Vec::new());
         for left in self.abandoned() {
+            let of_copies = Inherited::of(&left.record);
+            if left.record.boot == boot() && !inherited.contains(&of_copies) {
+                inherited.push(of_copies);
+            }
             if !left.record.is_current() {
                 left.remove();
                 continue;
@@ -241,7 +260,6 @@ impl Records {
             match undo(&left.record, reopen) {
                 Ok(sentence) => {
                     sentences.extend(sentence);
-                    sentences.extend(self.undo_below(&left.record));
                     left.remove();
                 }
                 Err(error) => sentences.push(format!(
@@ -250,17 +268,20 @@ impl Records {
                 )),
             }
         }
+        sentences.extend(self.undo_in_copies(&inherited));
         sentences
     }
 
-    /// Processes that were forked from a recorded one, and were not traced yet when the tracer was killed.
-    fn undo_below(&self, record: &Record) -> Option<String> {
-        let undone = Inherited::of(record).undo_below(record.pid, self);
+    /// Processes that were forked from recorded ones after the tracer was killed, or a moment before. Those may have ended since:
+    /// so every process of the host is looked at.
+    fn undo_in_copies(&self, inherited: &[Inherited]) -> Option<String> {
+        if inherited.is_empty() {
+            return None;
+        }
+        let left = process::all().into_iter().filter(|pid| !self.is_below_held(*pid));
+        let undone = left.filter(|pid| Inherited::undo_one_of(inherited, *pid, self)).count();
         (undone > 0).then(|| {
-            format!(
-                "{undone} processes forked from process {}: undid the same, which they had inherited",
-                record.pid
-            )
+            format!("{undone} processes forked from such as a killed leaktrace had changed: undid what they had inherited")
         })
     }
 
@@ -349,7 +370,6 @@ pub fn undo_unrecorded(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::status;
 
     fn own_record(slots: Vec<RecordedSlot>) -> Record {
         let pid = std::process::id();

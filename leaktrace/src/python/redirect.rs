@@ -199,7 +199,7 @@ impl Drop for Redirection {
 }
 
 /// One pointer to be written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Write {
     pub(super) at: AbsoluteAddress,
     pub(super) from: AbsoluteAddress,

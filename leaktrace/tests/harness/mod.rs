@@ -1,6 +1,11 @@
 //! Runs target programs and the built tracer as a user would, and compares what the tracer reports with what the
 //! programs say they did. Everything here returns `Result`: the twin of a rule's test asserts that a check fails.
-#![allow(dead_code, unused_imports, reason = "each test file uses its own part of the harness")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each test file uses its own part of the harness"
+)]
 
 pub mod chains;
 pub mod container;
@@ -14,6 +19,7 @@ pub mod output;
 pub mod place;
 pub mod probed_code;
 pub mod program;
+pub mod rules;
 pub mod service;
 pub mod target;
 pub mod tracer;

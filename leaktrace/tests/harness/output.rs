@@ -107,6 +107,9 @@ pub struct Process {
     pub survivors: Amount,
     /// Ever allocated.
     pub allocated: Amount,
+    /// How long it had lived when it was traced, if it was made while tracing; seconds.
+    #[serde(default)]
+    pub late_s: Option<f64>,
     /// Its interpreter.
     #[serde(default)]
     pub python: Option<Python>,

@@ -64,9 +64,19 @@ pub struct Count {
 impl Load {
     /// Begins to ask; each connection waits for `pause` between two requests.
     pub fn start(service: &mut Target, pause: Duration) -> Outcomes<Self> {
+        Self::begin(service, CONNECTIONS, pause, &[])
+    }
+
+    /// The same on `connections` at a time, each for one request.
+    pub fn knock(service: &mut Target, connections: u32, pause: Duration) -> Outcomes<Self> {
+        Self::begin(service, connections, pause, &["once"])
+    }
+
+    fn begin(service: &mut Target, connections: u32, pause: Duration, more: &[&str]) -> Outcomes<Self> {
         let port: u16 = service.ask_json("port")?;
-        let arguments = [port.to_string(), CONNECTIONS.to_string(), pause.as_secs_f64().to_string()];
-        let mut load = Self { clients: start("load.py", &arguments.each_ref().map(String::as_str))? };
+        let arguments = [port.to_string(), connections.to_string(), pause.as_secs_f64().to_string()];
+        let arguments = [&arguments.each_ref().map(String::as_str), more].concat();
+        let mut load = Self { clients: start("load.py", &arguments)? };
         load.await_more(1)?;
         Ok(load)
     }
@@ -91,6 +101,16 @@ impl Load {
     /// Fails if any request was not answered well.
     pub fn check(&mut self) -> Outcomes<Count> {
         let count = self.count()?;
+        Self::check_count(count)
+    }
+
+    /// Asks no more; fails if any request was not answered well.
+    pub fn finish(mut self) -> Outcomes<Count> {
+        let count = self.clients.ask_json("finish")?;
+        Self::check_count(count)
+    }
+
+    fn check_count(count: Count) -> Outcomes<Count> {
         if count.failed > 0 { Err(format!("requests failed: {count:?}")) } else { Ok(count) }
     }
 }

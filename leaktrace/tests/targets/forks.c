@@ -3,7 +3,7 @@
  * them share. Commands: `fork`, `orphan` (its parent ends at once) and `exec` (it executes this program again) make a worker;
  * `reuse` makes one with the PID of a process that has just ended; each answers with its PID. `work` has every worker allocate,
  * and free some of what it has inherited, and answers with what each holds. `end` ends the workers. `short` makes processes that
- * end at once: by fork, vfork and posix_spawn. */
+ * end at once: by fork, vfork and posix_spawn; `moments` only by fork, each allocates one block. */
 #include "protocol.h"
 #include <linux/sched.h>
 #include <spawn.h>
@@ -163,10 +163,7 @@ static void make_short_ones(void) {
     char *arguments[] = {"true", NULL};
     for (int i = 0; i < SHORT; i++) {
         pid_t pid = fork();
-        if (pid == 0) {
-            site_worker(SIZE);
-            _exit(0);
-        }
+        if (pid == 0) _exit(0);
         waitpid(pid, NULL, 0);
         pid = vfork();
         if (pid == 0) _exit(0);
@@ -175,6 +172,18 @@ static void make_short_ones(void) {
         waitpid(pid, NULL, 0);
     }
     answer(3 * SHORT);
+}
+
+static void make_moments(void) {
+    for (int i = 0; i < SHORT; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            site_worker(SIZE);
+            _exit(0);
+        }
+        waitpid(pid, NULL, 0);
+    }
+    answer(SHORT);
 }
 
 int main(int argc, char **argv) {
@@ -197,6 +206,8 @@ int main(int argc, char **argv) {
             end_them();
         } else if (is(command, "short")) {
             make_short_ones();
+        } else if (is(command, "moments")) {
+            make_moments();
         } else if (is(command, "reuse")) {
             make_namesake();
         } else {

@@ -1,5 +1,5 @@
-"""Orders for the Flask service, over and over, on connections that stay open: `load.py PORT CONNECTIONS PAUSE`, the pause
-between two requests of a connection in seconds."""
+"""Orders for a service, over and over: `load.py PORT CONNECTIONS PAUSE [once]`, the pause between two requests of a connection in
+seconds. Connections stay open; with `once` each is for one request. `finish` ends them between two requests."""
 
 import itertools
 import json
@@ -11,6 +11,8 @@ import time
 import protocol
 
 port, connections, pause = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+once = sys.argv[4:] == ["once"]
+finished = threading.Event()
 customers = itertools.count()
 
 
@@ -23,18 +25,18 @@ class Client(threading.Thread):
         self.failure = None
 
     def run(self):
-        while True:
+        while not finished.is_set():
             try:
                 with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    self.order_for_ever(connection)
+                    self.order(connection)
             except (OSError, ValueError) as failure:
                 self.failed += 1
                 self.failure = repr(failure)
                 time.sleep(0.05)
 
-    def order_for_ever(self, connection):
-        while True:
+    def order(self, connection):
+        while not finished.is_set():
             connection.sendall(order(next(customers)))
             answer = receive(connection)
             if not answer.startswith(b"HTTP/1.1 200 "):
@@ -42,6 +44,8 @@ class Client(threading.Thread):
             self.done += 1
             if pause:
                 time.sleep(pause)
+            if once:
+                break
 
 
 def order(number):
@@ -81,7 +85,15 @@ def count():
     }
 
 
+def finish():
+    """No more requests; those under way are answered."""
+    finished.set()
+    for client in clients:
+        client.join()
+    return count()
+
+
 clients = [Client() for _ in range(connections)]
 for client in clients:
     client.start()
-protocol.serve(count=count)
+protocol.serve(count=count, finish=finish)
