@@ -111,7 +111,7 @@ pub fn parse_status(bytes: &[u8]) -> Option<Status> {
     let number = |name: &str| field(name)?.split_ascii_whitespace().next()?.parse::<u32>().ok();
     let pids = field("NSpid").or_else(|| field("Pid"))?;
     Some(Status {
-        name: field("Name")?.to_owned(),
+        name: name(&text)?,
         state: state(field("State")?)?,
         tgid: number("Tgid")?,
         parent: number("PPid")?,
@@ -123,6 +123,23 @@ pub fn parse_status(bytes: &[u8]) -> Option<Status> {
         rss_anonymous_bytes: field("RssAnon").and_then(kibibytes),
         swap_bytes: field("VmSwap").and_then(kibibytes),
     })
+}
+
+/// The name, which may hold anything: ends of lines and backslashes are escaped by the kernel, other white space is its own.
+fn name(status: &str) -> Option<String> {
+    let escaped = status.split('\n').find_map(|line| line.strip_prefix("Name:\t"))?;
+    let mut letters = escaped.chars();
+    let mut name = String::new();
+    while let Some(letter) = letters.next() {
+        name.push(match letter {
+            '\\' => match letters.next() {
+                Some('n') => '\n',
+                other => other.unwrap_or(letter),
+            },
+            _ => letter,
+        });
+    }
+    Some(name)
 }
 
 /// Parses the text of `stat`: the name stands in parentheses and may itself contain any of them.
@@ -180,6 +197,17 @@ Seccomp_filters:\t1\n";
         assert_eq!(status.rss_bytes, Some(120 * 1024));
         assert_eq!(status.rss_anonymous_bytes, Some(80 * 1024));
         assert_eq!(status.swap_bytes, Some(4096));
+    }
+
+    #[test]
+    fn a_name_is_what_its_owner_has_chosen() {
+        let named = |text: &str| name(&format!("Name:\t{text}\nUmask:\t0022\n"));
+        for (escaped, meant) in
+            [("a\\nb", "a\nb"), ("a\\\\nb", "a\\nb"), (" a\t\r", " a\t\r"), ("", ""), ("a\\", "a\\")]
+        {
+            assert_eq!(named(escaped).as_deref(), Some(meant));
+        }
+        assert_eq!(name("Umask:\t0022\n"), None);
     }
 
     #[test]

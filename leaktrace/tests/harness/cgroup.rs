@@ -1,6 +1,6 @@
 //! Cgroups that tests make: in the hierarchy that says most of those that are mounted, gone with the test.
 
-use super::{Outcomes, Target, patience};
+use super::{Outcomes, Target, longest_wait};
 use leaktrace::process::cgroup::{self, Mounts};
 use std::{
     fs, io,
@@ -46,7 +46,7 @@ impl TestCgroup {
 
     /// Removes it, once its last process is gone for good.
     pub fn remove(&self) -> Outcomes<()> {
-        let deadline = Instant::now() + patience();
+        let deadline = Instant::now() + longest_wait();
         while let Err(error) = fs::remove_dir(&self.directory) {
             if error.kind() == io::ErrorKind::NotFound {
                 return Ok(());

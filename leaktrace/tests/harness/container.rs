@@ -2,7 +2,7 @@
 //! what container engines put there by default. Nothing is written into the root, and nothing stays behind: the overlay
 //! is mounted in the runtime's own mount namespace and goes with it.
 
-use super::{Outcomes, Target, interpreters, mounts, patience};
+use super::{Outcomes, Target, interpreters, longest_wait, mounts};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
@@ -299,7 +299,7 @@ impl Handle {
     }
 
     fn state(&self) -> Outcomes<State> {
-        let deadline = Instant::now() + patience();
+        let deadline = Instant::now() + longest_wait();
         loop {
             let output = self.run(&["state", &self.id])?;
             let state: State = serde_json::from_slice(&output.stdout).map_err(|e| format!("state: {e}"))?;
@@ -371,7 +371,7 @@ fn remove_cgroups(own: &Path) {
 
 /// Waits for what is still dying in it.
 fn remove_cgroup(directory: &Path) {
-    let deadline = Instant::now() + patience();
+    let deadline = Instant::now() + longest_wait();
     let is_busy = || fs::remove_dir(directory).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy);
     while is_busy() && Instant::now() < deadline {
         sleep(Duration::from_millis(10));

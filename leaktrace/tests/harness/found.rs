@@ -1,6 +1,6 @@
 //! What one command finds, as a user would type it: its text, and the same report for programs.
 
-use super::{Outcomes, Process, Report, Tracer, patience, service};
+use super::{Outcomes, Process, Report, Tracer, longest_wait, service};
 use std::{
     fs,
     path::Path,
@@ -71,12 +71,12 @@ impl Found {
 
 /// Tracing takes a fixed time here; beyond that, attaching and detaching.
 fn limit() -> Duration {
-    patience() * 3
+    longest_wait()
 }
 
 /// Asks for reports until one ranks this line first.
 fn await_first(tracer: &Tracer, text: &Path, file: &str, line: u32) -> Outcomes<()> {
-    let deadline = Instant::now() + patience();
+    let deadline = Instant::now() + longest_wait();
     let wanted = Some((file.to_owned(), line));
     let mut last = String::new();
     while Instant::now() < deadline {

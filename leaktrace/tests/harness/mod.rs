@@ -37,11 +37,16 @@ use std::{env, time::Duration};
 /// A difference, an error or a timeout, in words.
 pub type Outcomes<T> = Result<T, String>;
 
-/// Bound on every wait: far above what anything here takes, so that only a hang runs into it. Emulated machines are
-/// given more, by `LEAKTRACE_TEST_PATIENCE`, seconds.
+/// How long things may take here. Emulated machines are given more, by `LEAKTRACE_TEST_PATIENCE`, seconds.
 pub fn patience() -> Duration {
     let seconds = env::var("LEAKTRACE_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(60))
+}
+
+/// Bound on waiting for a tracer or a target: far above what anything here takes, so that only a hang runs into it. Kernels
+/// place probes one after the other, whoever asks; on a machine with ten times too much to do that was seen to take minutes.
+pub fn longest_wait() -> Duration {
+    patience() * 4
 }
 
 /// Traces `target`, lets it carry out `commands`, ends the tracer and checks its final report against what the

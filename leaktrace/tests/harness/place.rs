@@ -1,7 +1,7 @@
 //! A program in a directory of its own, which a test may spoil: strip it, remove it, put another in its place; and what
 //! its names must be all the same.
 
-use super::{Outcome, Outcomes, Target, Tracer, output::Frame, patience, program};
+use super::{Outcome, Outcomes, Target, Tracer, longest_wait, output::Frame, program};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -149,7 +149,7 @@ pub fn assert_nameless(frames: &[Frame]) {
 
 /// Asks for reports until every block is old enough to be shown.
 pub fn await_survivors(tracer: &Tracer, report: &Path) -> Outcomes<()> {
-    let deadline = Instant::now() + patience();
+    let deadline = Instant::now() + longest_wait();
     let mut last = String::new();
     while Instant::now() < deadline {
         tracer.signal(libc::SIGUSR1);

@@ -27,7 +27,7 @@ pub fn changed_functions(target: &Target) -> Outcomes<Vec<String>> {
 
 /// Fails if a probe is left; a killed tracer's probes go when the kernel closes its files, a moment later.
 pub fn assert_none_left(target: &Target) -> Outcomes<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + super::longest_wait();
     loop {
         let changed = changed_functions(target)?;
         if changed.is_empty() {

@@ -1,6 +1,6 @@
 //! A running target program: commands go in as lines, answers come out as lines (see `targets/protocol.h`).
 
-use super::{Expectation, Outcomes, patience, program};
+use super::{Expectation, Outcomes, longest_wait, program};
 use serde::de::DeserializeOwned;
 use std::{
     collections::HashMap,
@@ -115,7 +115,7 @@ impl Target {
 
     /// Waits for the line `ready`, keeping the addresses said before it.
     pub fn await_ready(&mut self) -> Outcomes<()> {
-        let deadline = Instant::now() + patience();
+        let deadline = Instant::now() + longest_wait();
         loop {
             let line = self.line_until(deadline)?;
             let words: Vec<&str> = line.split(' ').collect();
@@ -133,7 +133,7 @@ impl Target {
 
     /// Reads the answer to a command.
     pub fn expectation(&self) -> Outcomes<Expectation> {
-        self.expectation_within(patience())
+        self.expectation_within(longest_wait())
     }
 
     /// Reads the answer to a command that takes long.
@@ -159,7 +159,7 @@ impl Target {
     /// Sends a command whose answer is one line of JSON.
     pub fn ask_json<T: DeserializeOwned>(&mut self, command: &str) -> Outcomes<T> {
         self.say(command)?;
-        let line = self.line_until(Instant::now() + patience() * 2)?;
+        let line = self.line_until(Instant::now() + longest_wait())?;
         serde_json::from_str(&line).map_err(|e| format!("{command}: {e}: {line:.400}"))
     }
 

@@ -1,6 +1,6 @@
 //! The built tracer, run as a child process: its arguments, signals, output and exit code.
 
-use super::{Outcomes, Report, patience};
+use super::{Outcomes, Report, longest_wait};
 use std::{
     env,
     ffi::OsString,
@@ -132,7 +132,7 @@ impl Tracer {
 
     /// Waits for a line on stderr that begins so; its end before that is an error.
     pub fn await_stderr(&mut self, beginning: &str) -> Outcomes<String> {
-        let deadline = Instant::now() + patience();
+        let deadline = Instant::now() + longest_wait();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.stderr_lines.recv_timeout(left) {
@@ -163,7 +163,7 @@ impl Tracer {
 
     /// Asks for reports, which it writes to `file` (`-o`), until one is as it should be.
     pub fn await_report(&self, file: &Path, good: impl Fn(&Report) -> bool) -> Outcomes<Report> {
-        let deadline = Instant::now() + patience();
+        let deadline = Instant::now() + longest_wait();
         let mut last = String::new();
         while Instant::now() < deadline {
             last = self.next_report(file, &last, deadline);
@@ -201,7 +201,7 @@ impl Tracer {
 
     /// Waits until it has ended.
     pub fn await_end(self) -> Outcomes<Outcome> {
-        self.await_end_within(patience())
+        self.await_end_within(longest_wait())
     }
 
     /// Waits until it has ended, for a bounded time.
@@ -218,7 +218,7 @@ impl Tracer {
             }
         };
         // Bounded: a command that was left running may hold the pipe open for ever.
-        let stdout = self.stdout.recv_timeout(patience());
+        let stdout = self.stdout.recv_timeout(longest_wait());
         let stdout = stdout.map_err(|_| "the tracer has ended, yet its stdout stays open")?;
         self.drain_stderr();
         let reports = stdout.lines().filter(|line| line.starts_with('{')).map(parse).collect();

@@ -176,9 +176,16 @@ fn owner(directory: &Path) -> Option<u32> {
 /// How unlike a name is to those of a candidate: edits from the nearest one, of those first that it is a part of (people say
 /// `web` where engines say `shop-web-1`).
 fn distance(wanted: &str, candidate: &Candidate) -> (bool, usize) {
-    let id = candidate.located.container.id.get(..wanted.len()).unwrap_or(&candidate.located.container.id);
+    let container = &candidate.located.container;
+    let beginning = container.id.get(..wanted.len()).unwrap_or(&container.id);
     let unlike = |name: &str| (!name.contains(wanted), edits(wanted, name));
-    candidate.all_names().chain([id]).map(unlike).min().unwrap_or((true, usize::MAX))
+    // Without an engine, the ID is what people have chosen.
+    candidate
+        .all_names()
+        .chain([beginning, container.short_id()])
+        .map(unlike)
+        .min()
+        .unwrap_or((true, usize::MAX))
 }
 
 /// Letters to be put in, left out or exchanged; names are cut to what a person would type.
@@ -289,8 +296,10 @@ mod tests {
         let none = chosen("wbe", &all);
         assert!(none.lines().nth(1).is_some_and(|line| line.contains("web")), "{none}");
         assert!(none.contains("not running"), "{none}");
-        let part = chosen("web", &[candidate("aa", "db", 1), candidate("bb", "shop-web-1", 1)]);
-        assert!(part.lines().nth(1).is_some_and(|line| line.contains("shop-web-1")), "{part}");
+        for parts in [[("aa", "db"), ("bb", "shop-web-1")], [("shop-db-1", ""), ("shop-web-1", "")]] {
+            let part = chosen("web", &parts.map(|(id, name)| candidate(id, name, 1)));
+            assert!(part.lines().nth(1).is_some_and(|line| line.contains("shop-web-1")), "{part}");
+        }
         assert!(chosen("", &all).starts_with("no container"), "{}", chosen("", &all));
         assert!(chosen("x", &[]).ends_with("there is no container on this host"));
     }
