@@ -354,6 +354,7 @@ impl Tracer {
 
     /// Tries again in a moment.
     pub(super) fn look_again(&mut self, pid: u32, newcomer: Newcomer) {
+        tracing::debug!("process {pid} is in the middle of a change: it is looked at again in a moment");
         self.newcomers.add(pid, Newcomer { due: monotonic() + LOOK_AGAIN, ..newcomer });
     }
 
