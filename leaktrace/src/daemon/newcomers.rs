@@ -223,6 +223,11 @@ impl Newcomers {
         self.refused.insert(pid);
     }
 
+    /// One is traced as a part of the process in whose memory it runs.
+    pub(super) fn count_sharer(&mut self) {
+        self.statistics.entered += 1;
+    }
+
     /// Whether any are waited for.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
