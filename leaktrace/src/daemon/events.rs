@@ -34,8 +34,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const AT_ONE_GO: Duration = Duration::from_millis(50);
 /// Stacks taken in before anything else is looked at; some tens of microseconds each.
 const STACKS_AT_A_TIME: usize = 16;
-/// Stacks kept that came before their process was heard of.
-const MAX_EARLY: usize = 4096;
+/// Stacks kept that came before their process was entered: an interpreter that starts to work makes a thousand.
+const MAX_EARLY: usize = 16_384;
+/// How long they are kept.
+const EARLY_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Tracer {
     /// Takes in what has arrived: every event, and stacks for as long as [`AT_ONE_GO`], since on a busy host they come faster than
@@ -56,7 +58,7 @@ impl Tracer {
         let is_left = loop {
             let stacks = self.take_stacks(STACKS_AT_A_TIME);
             let events = self.take_events();
-            self.take_early(true);
+            self.take_early();
             self.tables_made();
             if stacks == 0 && events == 0 {
                 break false;
@@ -90,7 +92,7 @@ impl Tracer {
             if matches!(event.kind, kind::EXEC | kind::EXIT) {
                 // The last report of an image needs all of its stacks.
                 self.take_stacks(usize::MAX);
-                self.take_early(false);
+                self.take_early();
             }
             self.event(&event);
             taken += 1;
@@ -113,23 +115,28 @@ impl Tracer {
             return;
         }
         let header = &record.header;
-        if !self.images.contains_key(&header.serial) && self.early.len() < MAX_EARLY {
-            self.early.push_back(record.clone());
+        if self.may_be_entered(header.serial) && self.early.len() < MAX_EARLY {
+            self.early.push_back((Instant::now(), record.clone()));
             return;
         }
         self.known_stack_seen(record);
     }
 
-    /// Takes in the stacks that came before their process was heard of: the two ring buffers are read one after the other. What is
-    /// unknown still will stay so, if every event has been read.
-    fn take_early(&mut self, all_read: bool) {
-        for record in std::mem::take(&mut self.early) {
-            if all_read || self.images.contains_key(&record.header.serial) {
-                self.known_stack_seen(&record);
+    /// Takes in the stacks that came before their process was entered: the two ring buffers are read one after the other, and
+    /// one whose gate opened at its fork may have to be looked at twice.
+    fn take_early(&mut self) {
+        for (came, record) in std::mem::take(&mut self.early) {
+            if self.may_be_entered(record.header.serial) && came.elapsed() < EARLY_PATIENCE {
+                self.early.push_back((came, record));
             } else {
-                self.early.push_back(record);
+                self.known_stack_seen(&record);
             }
         }
+    }
+
+    /// Whether nobody has been told of an image yet, neither of its beginning nor of its end.
+    fn may_be_entered(&self, serial: u32) -> bool {
+        !self.images.contains_key(&serial) && !self.retired.contains(serial)
     }
 
     fn known_stack_seen(&mut self, record: &StackRecord) {

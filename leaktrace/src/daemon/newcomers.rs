@@ -223,6 +223,11 @@ impl Newcomers {
         self.refused.insert(pid);
     }
 
+    /// One is traced as a part of the process in whose memory it runs.
+    pub(super) fn count_sharer(&mut self) {
+        self.statistics.entered += 1;
+    }
+
     /// Whether any are waited for.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -354,6 +359,7 @@ impl Tracer {
 
     /// Tries again in a moment.
     pub(super) fn look_again(&mut self, pid: u32, newcomer: Newcomer) {
+        tracing::debug!("process {pid} is in the middle of a change: it is looked at again in a moment");
         self.newcomers.add(pid, Newcomer { due: monotonic() + LOOK_AGAIN, ..newcomer });
     }
 

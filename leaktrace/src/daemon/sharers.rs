@@ -65,6 +65,7 @@ impl Tracer {
                     tracing::warn!("{error}");
                 }
                 self.newcomers.sharers.by_pid.insert(pid, Sharer { image: serial, links });
+                self.newcomers.count_sharer();
             }
             Err(reason) => {
                 if let Some(image) = self.images.get_mut(&serial) {

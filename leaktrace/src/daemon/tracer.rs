@@ -72,8 +72,8 @@ pub struct Tracer {
     pub(super) retired: Retired,
     /// Images that run, by PID.
     pub(super) traced_pids: HashMap<u32, u32>,
-    /// Stacks of processes that were made just now: nobody has been told of them yet.
-    pub(super) early: VecDeque<StackRecord>,
+    /// Stacks of processes that are not entered yet, and when they came.
+    pub(super) early: VecDeque<(Instant, StackRecord)>,
     /// The image that was looked after last.
     pub(super) looked_after: u32,
     pub(super) scope: Scope,

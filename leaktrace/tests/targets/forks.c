@@ -19,6 +19,7 @@ struct worker {
 
 static struct worker *workers;
 static int count;
+static pid_t family;
 static void *inherited[INHERITED];
 extern char **environ;
 
@@ -54,8 +55,11 @@ static void allocate(struct worker *own) {
 
 static void __attribute__((noreturn)) be_worker(struct worker *own, int has_inherited) {
     int next = 0;
-    own->pid = getpid();
+    /* One whose parent ends at once would be taken along by its end. */
+    while (has_inherited && getppid() != family)
+        if (kill(family, 0) < 0) _exit(127);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    own->pid = getpid();
     for (;;) {
         while (own->asked == own->done && !own->end) pause_a_little();
         if (own->end) _exit(0);
@@ -193,6 +197,7 @@ int main(int argc, char **argv) {
     }
     workers = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, SHARED, 0);
     if (argc > 1) be_worker(&workers[argument(argc, argv, 1, 0)], 0);
+    family = getpid();
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     say("ready");
     for (;;) {

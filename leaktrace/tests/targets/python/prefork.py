@@ -1,7 +1,7 @@
 """A pre-fork server as in production: gunicorn with four sync workers, recycled after some requests each. Every worker leaks one
 object a request (`orders.py`) and keeps account of it where its end does not matter: in a file of its own, in the directory that is
 the argument. Commands: `port`, `pids` (the master and its workers), `accounts`, `hold` (workers made from now on wait until
-they are released), `release PID`, `release_all`."""
+they are released), `release PID`, `last` (workers made from now on are not recycled)."""
 
 import contextlib
 import ctypes
@@ -83,9 +83,8 @@ def release(pid):
     return True
 
 
-def release_all():
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(directory, "hold"))
+def last():
+    orders.flag(directory, "last")
     return True
 
 
@@ -99,9 +98,10 @@ try:
         accounts=accounts,
         hold=hold,
         release=release,
-        release_all=release_all,
+        last=last,
     )
 finally:
-    release_all()
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, "hold"))
     master.terminate()
     master.wait()
