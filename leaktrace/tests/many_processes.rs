@@ -6,9 +6,8 @@ mod harness;
 use harness::{
     Outcomes, Report, Target, Tracer,
     cgroup::{TestCgroup, made_up_id},
-    kernel_maps,
+    kernel_maps, longest_wait,
     output::Amount,
-    patience,
 };
 use std::{
     collections::BTreeMap,
@@ -27,7 +26,7 @@ const MAPPED: Amount = Amount { bytes: 100 * 8192, blocks: 100 };
 
 /// Waits until the kernel side holds no more than it did.
 fn await_return_to(tracer: &Tracer, before: &BTreeMap<String, u64>) -> Outcomes<()> {
-    let deadline = Instant::now() + patience();
+    let deadline = Instant::now() + longest_wait();
     loop {
         let now = kernel_maps::entries(tracer.pid())?;
         if PER_PROCESS.iter().all(|map| now.get(*map) <= before.get(*map)) {

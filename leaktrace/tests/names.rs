@@ -217,7 +217,7 @@ fn root_generated_code_keeps_its_name_after_process_and_map_are_gone() -> Outcom
 
 /// Waits until a process holds a file open.
 fn await_open(pid: u32, path: &Path) -> Outcomes<()> {
-    let deadline = Instant::now() + harness::patience();
+    let deadline = Instant::now() + harness::longest_wait();
     while Instant::now() < deadline {
         let held = fs::read_dir(format!("/proc/{pid}/fd")).map_err(|e| e.to_string())?;
         if held.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|link| link == path)) {

@@ -109,7 +109,7 @@ impl Server {
         let list: Vec<String> = pids.iter().map(u32::to_string).collect();
         let tracer = Tracer::bare().args(&["trace", "--interval", "1s", "-p", &list.join(",")]);
         let mut tracer = tracer.args(options).start()?;
-        pids.iter().try_for_each(|_| tracer.await_tracing())?;
+        pids.iter().try_for_each(|_| tracer.await_tracing().map(drop))?;
         Ok(tracer)
     }
 

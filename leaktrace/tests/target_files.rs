@@ -135,7 +135,7 @@ fn root_two_c_libraries_at_once() -> Outcomes<()> {
         tracer = tracer.arg("-p").arg(target.pid().to_string());
     }
     let mut tracer = tracer.start()?;
-    targets.iter().try_for_each(|_| tracer.await_tracing())?;
+    targets.iter().try_for_each(|_| tracer.await_tracing().map(drop))?;
     let expected = targets.each_mut().map(|target| target.ask("go"));
     let outcome = tracer.interrupt_and_finish()?;
     let report = outcome.final_report()?;

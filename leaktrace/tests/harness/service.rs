@@ -1,6 +1,6 @@
 //! Services as they run in production, of real packages in a virtual environment, and the requests that keep them busy.
 
-use super::{Outcomes, Target, Tracer, interpreters, patience};
+use super::{Outcomes, Target, Tracer, interpreters, longest_wait};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -88,7 +88,7 @@ impl Load {
 
     /// Waits until so many more have been answered.
     pub fn await_more(&mut self, more: u64) -> Outcomes<()> {
-        let (deadline, enough) = (Instant::now() + patience(), self.count()?.done + more);
+        let (deadline, enough) = (Instant::now() + longest_wait(), self.count()?.done + more);
         while self.count()?.done < enough {
             if Instant::now() > deadline {
                 return Err(format!("the service answers no more: {:?}", self.count()));
