@@ -18,6 +18,8 @@ const SAMPLES: usize = 1200;
 const DEEPEST: usize = 127;
 /// Distinct stacks that the program makes, at most: recording each of its samples takes some sixty allocations.
 const MAX_SITES: &str = "200000";
+/// Only the last report is compared; one in between, of thousands of deep stacks, would keep the tracer from taking in new ones.
+const INTERVAL: &str = "1h";
 /// Stands for what has no name.
 const NAMELESS: &str = "?";
 /// Differences that are shown in full.
@@ -143,7 +145,8 @@ fn check_deep(deep: &Sample, process: &Process) -> Outcomes<()> {
 fn compare(interpreter: &Interpreter) -> Outcomes<Tally> {
     let mut target = interpreter.start("frames.py")?;
     let identity = interpreter.identity(&mut target)?;
-    let mut tracer = Tracer::of(target.pid()).args(&["--max-sites", MAX_SITES]).start()?;
+    let mut tracer =
+        Tracer::of(target.pid()).args(&["--max-sites", MAX_SITES, "--interval", INTERVAL]).start()?;
     tracer.await_tracing()?;
     let answer: Answer = target.ask_json(&format!("work {SAMPLES}"))?;
     let outcome = tracer.interrupt_and_finish()?;

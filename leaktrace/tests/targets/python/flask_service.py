@@ -71,10 +71,12 @@ def take_order():
 
 
 def collect(period):
-    """Full collections, often enough for a day in slow motion: between two of them garbage looks like a leak."""
+    """What a day has behind it in its first minutes: full collections, and the interpreter's cache of methods, which holds the
+    names it was asked for (a C extension that makes a new name for each call fills it for minutes)."""
     while True:
         time.sleep(period)
         gc.collect()
+        sys._clear_type_cache()
 
 
 def serve(server):
