@@ -5,7 +5,8 @@
 //!
 //! What a call costs in a process that does other work as well is more than what a probe costs in a loop. So the slowdown is
 //! taken from the process's pace where that can be seen: how often it calls the C library's allocator in a second of CPU time,
-//! with and without being traced. Where it calls that too rarely, the costs are added up, which is less than the truth.
+//! with and without being traced. Where it calls that too rarely, the costs are added up, which is less than the truth. So they are
+//! for light tracing: while everything is placed, what watches the interpreter's lists would slow that pace too.
 
 use std::{
     collections::BTreeMap,
@@ -81,8 +82,6 @@ pub struct Pace {
     pub untraced: Option<f64>,
     /// While everything is.
     pub exact: Option<f64>,
-    /// While only the C library's allocator is.
-    pub light: Option<f64>,
 }
 
 /// Fewer calls than this say nothing of a pace.
@@ -96,20 +95,17 @@ impl Measured {
 
     /// How many times as long the process's work would take under `--detail exact`, and whether that is only the least.
     pub fn exact(&self) -> (f64, bool) {
-        self.slowdown(self.pace.exact, |call| call.exact)
+        let least = 1.0 + self.cost(|call| call.exact);
+        match self.pace.untraced.zip(self.pace.exact) {
+            // Both miss something: a pace in few windows is uneven, costs leave out what disturbed caches cost.
+            Some((untraced, traced)) => ((untraced / traced).max(least), false),
+            None => (least, true),
+        }
     }
 
     /// The same under `--detail light`.
     pub fn light(&self) -> (f64, bool) {
-        self.slowdown(self.pace.light, |call| call.light)
-    }
-
-    fn slowdown(&self, traced: Option<f64>, wanted: impl Fn(&MeasuredCall) -> bool) -> (f64, bool) {
-        match self.pace.untraced.zip(traced) {
-            // Both miss something: a pace in few windows is uneven, costs leave out what disturbed caches cost.
-            Some((untraced, traced)) => ((untraced / traced).max(1.0 + self.cost(wanted)), false),
-            None => (1.0 + self.cost(wanted), true),
-        }
+        (1.0 + self.cost(|call| call.light), true)
     }
 }
 
@@ -194,7 +190,7 @@ fn count(pid: u32, probes: &Probes) -> Result<Counted, Failure> {
     let attached = kernel.attach(AttachScope::Process(pid), &points)?;
     let mut redirection = redirect(pid, &probes.redirect)?;
     let _measuring = kernel.start_stopwatch()?;
-    let pace = pace(&mut kernel, pid, &target, None, LONG_WINDOW)?;
+    let pace = pace(&mut kernel, pid, &target)?;
     let pace = pace.and_then(|pace| pace.without(f64::from(probes.pace_cost_ns())));
     let (before, mut sum, mut sums) = (kernel.hits()?, Window::default(), BTreeMap::new());
     for _ in 0..WINDOWS {
@@ -243,18 +239,12 @@ impl Calls {
 }
 
 /// Counts calls of the C library's allocator in as many windows as for everything.
-fn pace(
-    kernel: &mut Kernel,
-    pid: u32,
-    target: &Target,
-    mut redirection: Option<&mut Redirection>,
-    window: Duration,
-) -> Result<Option<Calls>, Failure> {
+fn pace(kernel: &mut Kernel, pid: u32, target: &Target) -> Result<Option<Calls>, Failure> {
     let mut sum = Calls { calls: 0, cpu: Duration::ZERO };
     for _ in 0..WINDOWS {
         thread::sleep(PERIOD);
         let before = libc_calls(kernel)?;
-        sum.cpu += one_window(kernel, pid, target, redirection.as_deref_mut(), window)?.cpu;
+        sum.cpu += one_window(kernel, pid, target, None, LONG_WINDOW)?.cpu;
         sum.calls += libc_calls(kernel)?.saturating_sub(before);
     }
     Ok((sum.calls > 0).then_some(sum))
@@ -323,7 +313,6 @@ fn program_times(pid: u32, plan: TracePlan) -> Result<(BTreeMap<String, f64>, Pa
         redirection.switch_off().map_err(|error| Failure::Failed(error.to_string()))?;
     }
     tracer.kernel.set_target(pid, &Target { gate: gate::CLOSED, ..target })?;
-    let light = pace(&mut tracer.kernel, pid, &target, None, LONG_WINDOW)?;
     // The first stacks are all new, later ones are not.
     for _ in 0..WARM_UP {
         thread::sleep(PERIOD);
@@ -338,8 +327,7 @@ fn program_times(pid: u32, plan: TracePlan) -> Result<(BTreeMap<String, f64>, Pa
         exact.calls += libc_calls(&tracer.kernel)?.saturating_sub(calls);
         add(&mut sums, &times, &tracer.kernel.program_times());
     }
-    let of = |calls: Option<Calls>| calls.and_then(|calls| calls.without(0.0));
-    Ok((means(sums), Pace { untraced: None, exact: of(Some(exact)), light: of(light) }))
+    Ok((means(sums), Pace { untraced: None, exact: exact.without(0.0) }))
 }
 
 fn means(sums: BTreeMap<String, (u64, Duration)>) -> BTreeMap<String, f64> {
@@ -410,9 +398,9 @@ mod tests {
 
     #[test]
     fn the_slowdown_is_the_ratio_of_paces() {
-        let pace = Pace { untraced: Some(1000.0), exact: Some(125.0), light: Some(1001.0) };
+        let pace = Pace { untraced: Some(1000.0), exact: Some(125.0) };
         let measured = Measured { pace, ..Measured::default() };
-        assert_eq!((measured.exact(), measured.light()), ((8.0, false), (1.0, false)));
+        assert_eq!(measured.exact(), (8.0, false));
     }
 
     #[test]
