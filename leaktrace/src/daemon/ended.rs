@@ -24,11 +24,21 @@ const MAX_LISTED: usize = 64;
 const MAX_KEPT: usize = 256;
 
 impl Tracer {
-    /// A process image is gone: probes away, its blocks counted as dropped by the next report.
+    /// A process is gone, and its image with it.
     pub(super) fn image_ended(&mut self, serial: u32, how: &str) {
+        self.image_gone(serial, how, false);
+    }
+
+    /// A process goes on with the image of another program.
+    pub(super) fn image_replaced(&mut self, serial: u32, program: &str) {
+        self.image_gone(serial, &format!("replaced itself by {program} (exec)"), true);
+    }
+
+    /// Probes away; its blocks are counted as dropped by the next report.
+    fn image_gone(&mut self, serial: u32, how: &str, replaced: bool) {
         let alive = self.images.values().filter(|image| image.ended.is_none()).count();
         let Some(image) = self.images.get_mut(&serial).filter(|image| image.ended.is_none()) else { return };
-        let (pid, replaced) = (image.pid, how.contains("(exec)"));
+        let pid = image.pid;
         image.end(how);
         // What its own files say of generated code is read while they can be reached.
         self.frames.process_ending(serial);

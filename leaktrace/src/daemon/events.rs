@@ -240,7 +240,7 @@ impl Tracer {
             // A command that has executed its program: nothing was traced before.
             None => return,
         };
-        self.image_ended(event.serial, &format!("replaced itself by {what} (exec)"));
+        self.image_replaced(event.serial, &what);
         self.replaced.insert(event.tgid, Replaced { since: Instant::now(), linker });
         self.try_new_image(event.tgid);
     }
