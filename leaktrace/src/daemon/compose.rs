@@ -14,7 +14,7 @@ use crate::{
     process::{Identity, host::KernelRelease, status},
     report::{
         model::{
-            AgeClass, Amount, Change, Detail, Frame, FrameKind, Fullness, Growth, Loss, ProcessReport,
+            AgeClass, Amount, Change, Detail, Frame, FrameKind, Fullness, Gaps, Growth, Loss, ProcessReport,
             Reason, Report, SiteReport, SortKey, Truth,
         },
         path,
@@ -244,11 +244,11 @@ impl Tracer {
         named.remove(counter::NAMES[counter::CALIBRATION_HITS]);
         named.extend(unwind_counters(&self.code.statistics()));
         named.extend(python_counters(&self.unmerged, &names.python));
+        let newcomers = self.newcomers.report();
         Truth {
             lost: losses(&counters),
             unmatched_frees: counters[counter::UNMATCHED_FREES],
             inherited_frees: counters[counter::INHERITED_FREES],
-            newcomers: self.newcomers.report(),
             truncated_stacks: truncated_stacks(processes),
             stacks: processes.iter().map(|process| process.sites.len() as u64).sum(),
             unresolved_frames: names.unresolved_frames,
@@ -264,7 +264,8 @@ impl Tracer {
                 full_since_s: self.rows_full_since.map(|since| since.as_secs_f64()),
             },
             caps: self.caps(&counters),
-            blind_windows: self.blind_windows(),
+            blind_windows: self.blind_windows(newcomers.gaps),
+            newcomers,
             before_attach_bytes: sum(|process| process.rss_at_attach_bytes),
             tracked_bytes: processes.iter().map(|process| process.live.bytes).sum(),
             rss_bytes: sum(|process| process.rss_bytes),
@@ -281,7 +282,7 @@ impl Tracer {
     }
 
     /// What was not seen of each process; of many that came late, in sum.
-    fn blind_windows(&self) -> Vec<String> {
+    fn blind_windows(&self, gaps: Option<Gaps>) -> Vec<String> {
         let mut windows: Vec<String> = self.images.values().flat_map(|image| image.blind.clone()).collect();
         if self.images.len() <= FEW {
             let late = self.images.values().filter_map(|image| Some((image.pid, image.late_s?)));
@@ -290,7 +291,7 @@ impl Tracer {
             }));
             return windows;
         }
-        windows.extend(self.newcomers.report().gaps.map(|gaps| {
+        windows.extend(gaps.map(|gaps| {
             format!(
                 "the first moments of processes made while tracing: half of them at most {:.0} ms, 99 of 100 at most {:.0} ms, all at most {:.0} ms",
                 gaps.p50_ms, gaps.p99_ms, gaps.max_ms
