@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{FEW, tracer::Tracer};
-use crate::{report::aside::say, target::image::Image};
+use crate::{
+    report::{aside::say, human::noun_of},
+    target::image::Image,
+};
 
 /// How often at most processes are told of in sum while tracing.
 const EVERY: Duration = Duration::from_secs(10);
@@ -55,8 +58,8 @@ impl Announcements {
             return None;
         }
         let (count, names) = self.take_untold()?;
-        let s = if count == 1 { "" } else { "es" };
-        Some(format!("tracing {count} process{s} ({names}), placed in {:.1} ms", took.as_secs_f64() * 1e3))
+        let processes = noun_of(count as u64, "process");
+        Some(format!("tracing {count} {processes} ({names}), placed in {:.1} ms", took.as_secs_f64() * 1e3))
     }
 
     /// What is to be said of those that came since, while so many are traced.
@@ -67,8 +70,7 @@ impl Announcements {
         self.lines_left = FEW;
         let (count, names) = self.take_untold()?;
         self.summed = Some(now);
-        let s = if count == 1 { "" } else { "es" };
-        Some(format!("tracing {count} more process{s} ({names}); {traced} now"))
+        Some(format!("tracing {count} {} ({names}); {traced} now", noun_of(count as u64, "more process")))
     }
 
     fn take_untold(&mut self) -> Option<(usize, String)> {
@@ -85,8 +87,7 @@ fn most_frequent(names: &BTreeMap<String, usize>) -> String {
         sorted.iter().take(NAMES).map(|(name, count)| format!("{count} {name}")).collect();
     match sorted.len().saturating_sub(NAMES) {
         0 => first.join(", "),
-        1 => format!("{} and 1 other name", first.join(", ")),
-        others => format!("{} and {others} other names", first.join(", ")),
+        others => format!("{} and {others} {}", first.join(", "), noun_of(others as u64, "other name")),
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{
     kernel::{AttachPoint, AttachScope, Attachment, KernelError},
     probe::cost::{CostTable, InstructionClass},
     process,
-    report::aside::say,
+    report::{aside::say, human::noun_of},
     target::image::Image,
 };
 
@@ -86,7 +86,7 @@ impl Circumstances {
     /// The decision in one line.
     pub fn sentence(&self, costs: &CostTable) -> String {
         let Self { processes, .. } = *self;
-        let count = if processes == 1 { "1 process".to_owned() } else { format!("{processes} processes") };
+        let count = format!("{processes} {}", noun_of(processes as u64, "process"));
         match self.decide() {
             Placement::Shared => format!(
                 "{count} in scope: probes are shared by all processes of a file, in scope or not; each call of an allocator costs others some {} ns (--strict-scope: nothing)",

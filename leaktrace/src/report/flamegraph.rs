@@ -59,7 +59,7 @@ fn title(report: &Report) -> String {
     let holding: Vec<&Unit<'_>> = units.iter().filter(|unit| !unit.survivors().is_zero()).collect();
     let who = match holding.as_slice() {
         [one] => heading::who(one),
-        many => heading::plural_processes(many.iter().map(|unit| unit.processes.len() as u64).sum()),
+        many => plural(many.iter().map(|unit| unit.processes.len() as u64).sum(), "process"),
     };
     let total = report.processes.iter().fold(Amount::default(), |sum, process| sum.plus(process.survivors));
     format!(

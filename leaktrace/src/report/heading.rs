@@ -29,7 +29,7 @@ pub(super) fn who(unit: &Unit<'_>) -> String {
     if let Some(process) = unit.only() {
         return process_title(process);
     }
-    let processes = plural_processes(unit.processes.len() as u64);
+    let processes = plural(unit.processes.len() as u64, "process");
     match (unit.bond, unit.common_name()) {
         (Bond::Container(container), _) => {
             format!("container {}: {processes}", printable(&container.short()))
@@ -54,13 +54,6 @@ fn inner_pid(process: &ProcessReport) -> Option<u32> {
     match process.namespace_pids.as_slice() {
         [_, .., inner] => Some(*inner),
         _ => None,
-    }
-}
-
-pub(super) fn plural_processes(number: u64) -> String {
-    match number {
-        1 => "1 process".to_owned(),
-        number => format!("{} processes", count(number)),
     }
 }
 

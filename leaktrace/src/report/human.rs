@@ -39,10 +39,19 @@ pub fn signed_count(change: i64) -> String {
     format!("{}{}", sign(change), count(change.unsigned_abs()))
 }
 
-/// `1 block`, `2,000 blocks`: the noun takes an `s` unless there is exactly one.
+/// `1 block`, `2,000 blocks`.
 pub fn plural(number: u64, noun: &str) -> String {
-    let ending = if number == 1 { "" } else { "s" };
-    format!("{} {noun}{ending}", count(number))
+    format!("{} {}", count(number), noun_of(number, noun))
+}
+
+/// The noun for so many: it takes an `s` (`block`) or `es` (`process`) unless there is exactly one.
+pub fn noun_of(number: u64, noun: &str) -> String {
+    let ending = match number {
+        1 => "",
+        _ if noun.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{noun}{ending}")
 }
 
 /// A rate in bytes per hour, without its sign: `1.6 MiB/h`.
@@ -179,6 +188,8 @@ mod tests {
         assert_eq!(count(u64::MAX), "18,446,744,073,709,551,615");
         assert_eq!(plural(1, "block"), "1 block");
         assert_eq!(plural(0, "block"), "0 blocks");
+        assert_eq!(plural(1, "more process"), "1 more process");
+        assert_eq!(plural(2_000, "process"), "2,000 processes");
     }
 
     #[test]

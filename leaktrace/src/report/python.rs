@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use super::heading::plural_processes;
 use super::human::{count, plural, printable};
 use super::model::{Detail, ProcessReport, PythonReport};
 
@@ -44,11 +43,11 @@ fn sums<'a>(pythons: impl Iterator<Item = &'a PythonReport>, detail: Detail) -> 
     kinds.sort_by_key(|(processes, _)| std::cmp::Reverse(*processes));
     let rest: u64 = kinds.iter().skip(SENTENCES).map(|(processes, _)| processes).sum();
     let said = |(processes, sum): &(u64, PythonReport)| {
-        format!("{}: {}", plural_processes(*processes), sentence(sum, detail))
+        format!("{}: {}", plural(*processes, "process"), sentence(sum, detail))
     };
     let mut said: Vec<String> = kinds.iter().take(SENTENCES).map(said).collect();
     if rest > 0 {
-        said.push(format!("{} with other interpreters", plural_processes(rest)));
+        said.push(format!("{} with other interpreters", plural(rest, "process")));
     }
     said
 }

@@ -204,10 +204,7 @@ impl<'a> Text<'a> {
         let (_, survivors) = sum(units().map(Unit::survivors));
         let (_, live) = sum(units().map(Unit::live));
         let rss = units().filter_map(Unit::rss_bytes).fold(0, u64::saturating_add);
-        let who = match processes {
-            1 => "1 more process".to_owned(),
-            processes => format!("{} more processes", count(processes as u64)),
-        };
+        let who = plural(processes as u64, "more process");
         let remedy = match self.report.merge {
             MergeBy::Process => " (--merge container or all shows processes as one)",
             MergeBy::Container | MergeBy::All => "",
@@ -230,7 +227,7 @@ impl<'a> Text<'a> {
         }
         let sums = format!(
             "ended before: {} that had allocated {} while traced; {} not given back went with them",
-            heading::plural_processes(ended.processes),
+            plural(ended.processes, "process"),
             amount(ended.allocated),
             amount(ended.live_at_end)
         );

@@ -14,7 +14,7 @@ use crate::{
     process::{
         self, Cgroup, PidNamespace, ProcessError, RunState, cgroup::Mounts, namespace::NamespaceError, status,
     },
-    report::human::printable,
+    report::human::{noun_of, printable},
 };
 
 /// Which processes are to be traced.
@@ -161,7 +161,7 @@ impl Scope {
 
     /// What is said of it before its processes are.
     pub fn announcement(&self, processes: usize) -> String {
-        format!("{}: {processes} {}", self.title(), if processes == 1 { "process" } else { "processes" })
+        format!("{}: {processes} {}", self.title(), noun_of(processes as u64, "process"))
     }
 
     /// The same in as few words as possible.

@@ -1,7 +1,6 @@
 //! What the truth line says of processes that came into scope while tracing: how many were traced, how late, and why
 //! others were not.
 
-use crate::report::heading::plural_processes;
 use crate::report::human::{count, plural, printable};
 use crate::report::model::{Gaps, Newcomers};
 
@@ -27,7 +26,7 @@ pub(super) fn sentence(newcomers: &Newcomers) -> Option<String> {
     ];
     let said = said.into_iter().filter(|(number, _)| *number > 0);
     let said: Vec<String> = said.map(|(number, what)| format!("{} {what}", count(number))).collect();
-    Some(format!("{} came while tracing: {}", plural_processes(came), said.join(", ")))
+    Some(format!("{} came while tracing: {}", plural(came, "process"), said.join(", ")))
 }
 
 fn lateness(gaps: Gaps) -> String {

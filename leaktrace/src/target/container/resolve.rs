@@ -8,6 +8,7 @@ use super::{
     record::Init,
 };
 use crate::process::{self, cgroup::Mounts};
+use crate::report::human::noun_of;
 
 /// Lines of candidates in a message.
 const MAX_LINES: usize = 20;
@@ -242,8 +243,7 @@ impl Candidate {
         }
         let processes = match self.processes {
             0 => "not running".to_owned(),
-            1 => "1 process".to_owned(),
-            many => format!("{many} processes"),
+            some => format!("{some} {}", noun_of(some as u64, "process")),
         };
         let name = container.name.clone().unwrap_or_else(|| "-".to_owned());
         [container.short_id().to_owned(), name, runtime, processes]
