@@ -8,10 +8,22 @@ use harness::{
     interpreters::State,
     service::{self, Load},
 };
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Each tracer undoes at its start what killed ones have left behind, on the whole host. A test that looks at what was left
+/// therefore cannot run beside one that starts tracers.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Attaching and detaching, while requests come as fast as they are answered.
 fn cycles(count: u32, options: &[&str]) -> Outcomes<()> {
+    let _turn = turn();
     let mut target = service::start("flask_service.py", &["0"])?;
     let before: State = target.ask_json("state")?;
     let mut load = Load::start(&mut target, Duration::ZERO)?;
@@ -48,6 +60,7 @@ fn root_light_cycles_under_load_leave_a_service_as_it_was() -> Outcomes<()> {
 #[test]
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_a_killed_tracer_leaves_a_service_that_works() -> Outcomes<()> {
+    let _turn = turn();
     let mut target = service::start("flask_service.py", &["0"])?;
     let before: State = target.ask_json("state")?;
     let mut load = Load::start(&mut target, Duration::ZERO)?;
