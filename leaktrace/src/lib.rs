@@ -3,6 +3,17 @@
 //! the list below.
 
 pub mod cli;
+
+pub mod top;
+pub mod watch;
+
+pub mod alert;
+pub mod serve;
+pub mod store;
+pub mod watched;
+
+pub mod session;
+
 pub mod daemon;
 pub mod kernel;
 pub mod target;
@@ -13,6 +24,7 @@ pub mod object;
 pub mod probe;
 
 pub mod ledger;
+pub mod verdict;
 
 pub mod python;
 

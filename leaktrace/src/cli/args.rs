@@ -18,6 +18,12 @@ pub struct Arguments {
 pub enum Command {
     /// Trace now, in the foreground: report what survives, and where it was allocated.
     Trace(Box<TraceArguments>),
+    /// Always on: watch memory, trace what grows, keep a history, raise alerts, serve metrics.
+    Daemon(DaemonArguments),
+    /// Show what the daemon's history holds: suspects, and what changed between two moments.
+    Report(ReportArguments),
+    /// Watch a target live in the terminal.
+    Top(TopArguments),
     /// Say what works on this host, what does not and why; with a target: every probe and its cost.
     Doctor(DoctorArguments),
 }
@@ -112,7 +118,7 @@ pub struct TraceArguments {
     /// Plumbing frames, counters, kernel-side log.
     #[arg(short, long)]
     pub verbose: bool,
-    /// Written at the end, and on SIGUSR1; the format follows the name: .folded .svg .pb.gz (pprof) .json .txt
+    /// Written at the end, and on SIGUSR1 (which goes to stdout if no file is named); the format follows the name: .folded .svg .pb.gz (pprof) .json .txt
     #[arg(short, long, value_name = "FILE")]
     pub output: Vec<PathBuf>,
     /// Trace children of the target too (default).
@@ -150,6 +156,51 @@ pub struct DoctorArguments {
     pub verbose: bool,
 }
 
+/// `leaktrace daemon`.
+#[derive(Args, Debug)]
+pub struct DaemonArguments {
+    /// The configuration (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Only say whether the configuration is right.
+    #[arg(long)]
+    pub check: bool,
+    /// More detail in the log.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// `leaktrace report`.
+#[derive(Args, Debug)]
+pub struct ReportArguments {
+    /// The history to read; also one that was copied from another machine.
+    #[arg(long, value_name = "FILE", default_value = crate::store::DEFAULT_FILE)]
+    pub db: PathBuf,
+    /// From when on: a time such as 2026-05-01T12:00:00Z, or how long ago, such as 2h.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Until when, likewise.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Compare two moments.
+    #[arg(long, num_args = 2, value_names = ["T1", "T2"])]
+    pub diff: Vec<String>,
+    /// Written besides stdout; the format follows the name: .folded .svg .pb.gz (pprof) .json .txt
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Vec<PathBuf>,
+}
+
+/// `leaktrace top`.
+#[derive(Args, Debug)]
+pub struct TopArguments {
+    /// What to watch.
+    #[command(flatten)]
+    pub target: TargetArguments,
+    /// Start this command and watch it.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
 /// `--sort`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sort {
@@ -179,6 +230,9 @@ pub enum Format {
     Text,
     /// For programs.
     Json,
+    /// For the leaktrace that started this one.
+    #[value(hide = true)]
+    Wire,
 }
 
 /// `--unwind`.

@@ -13,7 +13,7 @@ use super::{
     },
 };
 use crate::{
-    daemon::{Placement, UnwindMode},
+    daemon::{Placement, StdoutFormat, UnwindMode},
     kernel::LinkMode,
     report::{
         OutputFormat,
@@ -50,8 +50,8 @@ pub struct TracePlan {
     pub sort: SortKey,
     /// Grouping of the text report.
     pub group_by: GroupBy,
-    /// Whether stdout gets JSON.
-    pub json: bool,
+    /// What goes to stdout.
+    pub format: StdoutFormat,
     /// Cap of the live map.
     pub max_live_blocks: u32,
     /// Cap of the site table.
@@ -97,7 +97,7 @@ pub fn plan_for(pid: u32) -> Result<TracePlan, Failure> {
     let typed = Arguments::try_parse_from(words).map_err(|error| Failure::Usage(error.to_string()))?;
     match typed.command {
         Command::Trace(trace) => Ok(TracePlan { count_hits: true, ..TracePlan::try_from(*trace)? }),
-        Command::Doctor(_) => Err(Failure::Usage("not a trace".to_owned())),
+        _ => Err(Failure::Usage("not a trace".to_owned())),
     }
 }
 
@@ -141,7 +141,11 @@ impl TryFrom<TraceArguments> for TracePlan {
                 Group::Function => GroupBy::Function,
                 Group::Line => GroupBy::Line,
             },
-            json: typed.format == Format::Json,
+            format: match typed.format {
+                Format::Text => StdoutFormat::Text,
+                Format::Json => StdoutFormat::Json,
+                Format::Wire => StdoutFormat::Wire,
+            },
             max_live_blocks: typed.max_live_blocks,
             max_sites: typed.max_sites,
             follow_forks: !typed.no_follow_forks,
@@ -281,7 +285,7 @@ mod tests {
         let words = ["leaktrace", "trace"].into_iter().chain(line.split_whitespace());
         match Arguments::try_parse_from(words).map_err(|error| Failure::Usage(error.to_string()))?.command {
             Command::Trace(trace) => TracePlan::try_from(*trace),
-            Command::Doctor(_) => Err(Failure::Failed("not trace".into())),
+            _ => Err(Failure::Failed("not trace".into())),
         }
     }
 

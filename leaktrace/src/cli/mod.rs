@@ -2,9 +2,12 @@
 //! knows that flags exist.
 
 pub mod args;
+pub mod daemon;
 pub mod doctor;
 pub mod failure;
 pub mod meant;
+pub mod report;
+pub mod top;
 pub mod trace;
 
 use std::process::ExitCode;
@@ -20,6 +23,9 @@ pub fn run() -> ExitCode {
     let typed = args::Arguments::parse();
     let outcome = match typed.command {
         args::Command::Trace(trace) => start_logging(trace.verbose).and_then(|()| trace::run(*trace)),
+        args::Command::Daemon(daemon) => start_logging(daemon.verbose).and_then(|()| daemon::run(&daemon)),
+        args::Command::Report(report) => start_logging(false).and_then(|()| report::run(&report)),
+        args::Command::Top(top) => top::run(top),
         args::Command::Doctor(doctor) => start_logging(doctor.verbose).and_then(|()| doctor::run(&doctor)),
     };
     match outcome {

@@ -54,6 +54,7 @@ pub use measure::{Measured, MeasuredCall, measure};
 pub use placement::{Batch, Circumstances, FEW, Placed, Placement, others_pay_ns};
 pub use python::Python;
 use stdout::Stdout;
+pub use stdout::StdoutFormat;
 use tracer::Tracer;
 
 /// How often things are looked at that no event announces: silent deaths, a closed stdout, memory figures.
@@ -109,7 +110,7 @@ fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, Failure> {
 /// If tracing could not begin, or an output file could not be written at the end.
 pub async fn trace(plan: TracePlan) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let mut stdout = Stdout::new(plan.json, plan.verbose);
+    let mut stdout = Stdout::new(plan.format, plan.verbose);
     let mut tracer = Tracer::begin(plan.clone()).await?;
     let ending = run(&plan, &mut tracer, &mut signals, &mut stdout).await;
     // A second signal ends at once: the kernel takes the probes away with the process.
@@ -153,6 +154,10 @@ async fn run_fallible(
                 Asked::Write => {
                     tracer.drain();
                     let report = tracer.report(Reason::Requested);
+                    // Without files there is one place left.
+                    if plan.outputs.is_empty() && stdout.write(&report).is_err() {
+                        return Ok(Ending::StdoutClosed);
+                    }
                     if let Err(failure) = write_files(&plan.outputs, &report) {
                         tracing::error!("{failure}");
                     }

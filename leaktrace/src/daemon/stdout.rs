@@ -4,25 +4,39 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::report::{
-    json,
-    model::Report,
-    text::{self, TextOptions},
+use crate::{
+    report::{
+        json,
+        model::Report,
+        text::{self, TextOptions},
+    },
+    session::wire,
 };
+
+/// What goes to stdout every interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StdoutFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+    /// For the process that started this one.
+    Wire,
+}
 
 /// stdout, in the format that was asked for.
 pub struct Stdout {
-    json: bool,
+    format: StdoutFormat,
     options: TextOptions,
     closed: bool,
 }
 
 impl Stdout {
     /// Text is laid out for the terminal if stdout is one.
-    pub fn new(json: bool, verbose: bool) -> Self {
+    pub fn new(format: StdoutFormat, verbose: bool) -> Self {
         let terminal = io::stdout().is_terminal();
         let width = terminal.then(terminal_width).flatten();
-        Self { json, options: TextOptions { verbose, width, colour: terminal }, closed: false }
+        Self { format, options: TextOptions { verbose, width, colour: terminal }, closed: false }
     }
 
     /// Writes one report.
@@ -34,10 +48,10 @@ impl Stdout {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let mut out = BufWriter::new(io::stdout().lock());
-        let result = if self.json {
-            json::write_line(report, &mut out)
-        } else {
-            text::render(report, &self.options, &mut out).and_then(|()| writeln!(out))
+        let result = match self.format {
+            StdoutFormat::Json => json::write_line(report, &mut out),
+            StdoutFormat::Wire => wire::write(report, &mut out),
+            StdoutFormat::Text => text::render(report, &self.options, &mut out).and_then(|()| writeln!(out)),
         };
         let result = result.and_then(|()| out.flush());
         self.closed = result.is_err();

@@ -2,6 +2,7 @@
 //! follows from its name.
 
 pub mod aside;
+pub mod fingerprint;
 pub mod flamegraph;
 pub mod folded;
 pub mod group;

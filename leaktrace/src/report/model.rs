@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::target::Container;
 
 /// Everything known at one moment. Made every interval and once at the end.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// leaktrace's own version.
     pub leaktrace_version: String,
@@ -53,7 +56,8 @@ impl Report {
 }
 
 /// Why a report was made.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The interval passed.
     #[default]
@@ -67,7 +71,8 @@ pub enum Reason {
 }
 
 /// Order of sites in a report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SortKey {
     /// Survivors' bytes.
     #[default]
@@ -79,7 +84,8 @@ pub enum SortKey {
 }
 
 /// What is put together in a text report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GroupBy {
     /// Same whole stack.
     #[default]
@@ -91,7 +97,8 @@ pub enum GroupBy {
 }
 
 /// Processes that came into scope while tracing, in sum.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Newcomers {
     /// Traced, from some time after they were made or from their first allocation on.
     pub entered: u64,
@@ -110,7 +117,8 @@ pub struct Newcomers {
 }
 
 /// How long newcomers went untraced, milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Gaps {
     /// Half of them at most that long.
     pub p50_ms: f64,
@@ -121,7 +129,8 @@ pub struct Gaps {
 }
 
 /// Process images that were traced, have ended, and are not listed any more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EndedProcesses {
     /// How many.
     pub processes: u64,
@@ -132,7 +141,8 @@ pub struct EndedProcesses {
 }
 
 /// How processes are put together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MergeBy {
     /// Each process by itself.
     #[default]
@@ -144,7 +154,8 @@ pub enum MergeBy {
 }
 
 /// How closely allocations are looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Detail {
     /// Every call.
     #[default]
@@ -154,7 +165,8 @@ pub enum Detail {
 }
 
 /// Bytes and blocks that belong together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Amount {
     /// Bytes that callers asked for.
     pub bytes: u64,
@@ -183,7 +195,8 @@ impl Amount {
 }
 
 /// A change of [`Amount`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Change {
     /// Bytes, negative when memory was given back.
     pub bytes: i64,
@@ -202,7 +215,8 @@ impl Change {
 }
 
 /// How survivors' bytes developed while traced.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Growth {
     /// Slope of a line fitted to the survivors' bytes, bytes per hour; if they grow, at most that of their later half.
     pub bytes_per_hour: f64,
@@ -222,7 +236,8 @@ impl Growth {
 }
 
 /// One process image: from attach (or exec) to exec or exit.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ProcessReport {
     /// PID as the host sees it.
     pub pid: u32,
@@ -264,7 +279,8 @@ pub struct ProcessReport {
 }
 
 /// What is known of a process's Python interpreter.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PythonReport {
     /// Version as the runtime says it ("3.11.2").
     pub version: String,
@@ -289,7 +305,8 @@ pub struct PythonReport {
 
 /// Blocks of a site that now hold objects of a kind that CPython hands out again from a free list, without asking its
 /// allocator: another line may have been given them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Recycled {
     /// Live blocks looked at.
     pub examined: u64,
@@ -298,7 +315,8 @@ pub struct Recycled {
 }
 
 /// One allocation site of one process image.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SiteReport {
     /// Identity of the stack, stable within one run.
     pub stack_id: u64,
@@ -327,7 +345,8 @@ pub struct SiteReport {
 }
 
 /// Live blocks born in one stretch of time.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AgeClass {
     /// Every block here is at least that old, seconds.
     pub youngest_s: f64,
@@ -338,7 +357,8 @@ pub struct AgeClass {
 }
 
 /// What language a frame is written in; decides its colour and how it is spelled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FrameKind {
     /// Machine code.
     #[default]
@@ -350,7 +370,8 @@ pub enum FrameKind {
 }
 
 /// One entry of a stack, resolved as far as that was possible.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Frame {
     /// Language.
     pub kind: FrameKind,
@@ -382,7 +403,8 @@ impl Frame {
 }
 
 /// The truth line: what this report does not know.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Truth {
     /// Events known not to be recorded, by cause.
     pub lost: Vec<Loss>,
@@ -429,7 +451,8 @@ pub struct Truth {
 }
 
 /// A cap that was hit: from then on the report is less complete, or less exact, than it says it is otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CapHit {
     /// What is capped, in words ("table of processes").
     pub cap: String,
@@ -440,7 +463,8 @@ pub struct CapHit {
 }
 
 /// Events known to be lost.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Loss {
     /// In words ("live map full").
     pub cause: String,
@@ -456,7 +480,8 @@ impl Loss {
 }
 
 /// How full a capped table is.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Fullness {
     /// Entries in use.
     pub used: u64,

@@ -14,11 +14,14 @@ mod store;
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 pub use catalog::{Catalog, Extent, Known, Located};
 pub use resolve::{Candidate, ResolveError, resolve};
 
 /// A container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Container {
     /// As its runtime names it, in full.
     pub id: String,

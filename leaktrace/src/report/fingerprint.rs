@@ -1,0 +1,93 @@
+//! The identity of an allocation site that outlives a run: what its frames mean, not where they lie. Pure.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::model::{Frame, FrameKind, SiteReport};
+use super::plumbing;
+
+/// Identity of an allocation site across runs, restarts and processes of the same code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SiteKey(pub [u8; 16]);
+
+impl fmt::Display for SiteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl SiteKey {
+    /// As [`fmt::Display`] writes it; `None`: not 32 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = (text.len() == 32 && text.is_ascii()).then_some(text)?;
+        Some(Self(u128::from_str_radix(digits, 16).ok()?.to_be_bytes()))
+    }
+
+    /// The key of a site: its allocator, its kind of mapping, and what each telling frame is.
+    pub fn of(site: &SiteReport) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        text(&mut hasher, Some(&site.domain));
+        text(&mut hasher, site.label.as_deref());
+        plumbing::telling(&site.frames).for_each(|frame| add(&mut hasher, frame));
+        let mut key = [0; 16];
+        hasher.finalize_xof().fill(&mut key);
+        Self(key)
+    }
+}
+
+/// Python code is a line of a function. Native code is a line too where lines are known, else a function of an object, else a
+/// place in one build of it.
+fn add(hasher: &mut blake3::Hasher, frame: &Frame) {
+    hasher.update(&[match frame.kind {
+        FrameKind::Native => 0,
+        FrameKind::Python => 1,
+        FrameKind::Other => 2,
+    }]);
+    text(hasher, frame.function.as_deref());
+    text(hasher, frame.file.as_deref());
+    hasher.update(&frame.line.unwrap_or(0).to_le_bytes());
+    if frame.file.is_none() {
+        text(hasher, frame.object.as_deref());
+    }
+    if frame.function.is_none() && frame.file.is_none() {
+        text(hasher, frame.build_id.as_deref());
+        hasher.update(&frame.file_offset.unwrap_or(frame.address).to_le_bytes());
+    }
+}
+
+/// With its length, so that no two lists of texts look alike.
+fn text(hasher: &mut blake3::Hasher, text: Option<&str>) {
+    hasher.update(&text.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
+    hasher.update(text.unwrap_or_default().as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(line: u32, address: u64) -> SiteReport {
+        let frame = Frame {
+            kind: FrameKind::Python,
+            function: Some("record".into()),
+            file: Some("/srv/log.py".into()),
+            line: Some(line),
+            address,
+            ..Frame::default()
+        };
+        SiteReport { domain: "py".into(), frames: vec![frame], ..SiteReport::default() }
+    }
+
+    #[test]
+    fn a_site_is_its_lines_and_not_its_addresses() {
+        assert_eq!(SiteKey::of(&site(7, 1)), SiteKey::of(&site(7, 2)));
+        assert_ne!(SiteKey::of(&site(7, 1)), SiteKey::of(&site(8, 1)));
+    }
+
+    #[test]
+    fn keys_are_written_and_read() {
+        let key = SiteKey::of(&site(7, 1));
+        assert_eq!(SiteKey::parse(&key.to_string()), Some(key));
+        assert_eq!(SiteKey::parse("+1"), None);
+    }
+}

@@ -1,0 +1,1 @@
+//! `leaktrace top`: a trace, live in the terminal.
