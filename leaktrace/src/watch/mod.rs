@@ -2,5 +2,6 @@
 //! hands all of it to history, alerts, metrics and evidence.
 
 pub mod config;
+pub mod oom;
 
 pub use config::Config;
