@@ -20,6 +20,6 @@ mod python;
 mod table;
 pub mod text;
 pub mod truth;
-mod wording;
+pub(crate) mod wording;
 
 pub use output::{OutputError, OutputFormat, check_writable, write_file};

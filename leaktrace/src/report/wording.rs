@@ -77,7 +77,8 @@ pub(super) fn reason(reason: &Reason) -> String {
     }
 }
 
-pub(super) fn time_of_day(unix_s: f64) -> String {
+/// `2026-05-01T12:00:00Z`.
+pub(crate) fn time_of_day(unix_s: f64) -> String {
     let since = Duration::try_from_secs_f64(unix_s).unwrap_or_default();
     // Beyond the year 9999 there is no RFC 3339; the clock of a broken host must not panic us.
     let time = UNIX_EPOCH.checked_add(since).filter(|_| unix_s < 253_402_300_800.0).unwrap_or(UNIX_EPOCH);
