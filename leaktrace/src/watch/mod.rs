@@ -3,5 +3,9 @@
 
 pub mod config;
 pub mod oom;
+pub mod scope;
+pub mod survey;
 
 pub use config::Config;
+pub use scope::ScopeConfig;
+pub use survey::Survey;
