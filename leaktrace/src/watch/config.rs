@@ -214,13 +214,16 @@ impl Config {
     fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         if self.scope.is_empty() {
-            mistakes.push("nobody is watched: add a [[scope]] with a pattern of names, or with all = true".into());
+            mistakes.push(
+                "nobody is watched: add a [[scope]] with a pattern of names, or with all = true".into(),
+            );
         }
         if self.interval.0.as_millis() < 200 {
             mistakes.push(format!("interval = \"{}\" is too short: the least is 200ms", self.interval));
         }
         if !self.state_directory.is_absolute() {
-            mistakes.push(format!("state_directory = {:?} does not begin with a slash", self.state_directory));
+            mistakes
+                .push(format!("state_directory = {:?} does not begin with a slash", self.state_directory));
         }
         mistakes.extend(self.tracing.mistakes());
         for scope in &self.scope {
@@ -245,7 +248,8 @@ impl Config {
 impl TracingConfig {
     fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
-        for (key, value) in [("max_slowdown", self.max_slowdown), ("max_slowdown_light", self.max_slowdown_light)]
+        for (key, value) in
+            [("max_slowdown", self.max_slowdown), ("max_slowdown_light", self.max_slowdown_light)]
         {
             // Also refuses what is no number.
             if !(value >= 1.0) {
@@ -255,10 +259,13 @@ impl TracingConfig {
             }
         }
         if self.interval.0.as_millis() < 100 {
-            mistakes.push(format!("tracing.interval = \"{}\" is too short: the least is 100ms", self.interval));
+            mistakes
+                .push(format!("tracing.interval = \"{}\" is too short: the least is 100ms", self.interval));
         }
         if self.max_duration < self.interval {
-            mistakes.push("tracing.max_duration is shorter than tracing.interval: nothing would be reported".into());
+            mistakes.push(
+                "tracing.max_duration is shorter than tracing.interval: nothing would be reported".into(),
+            );
         }
         if self.at_once == 0 {
             mistakes.push("tracing.at_once = 0 traces nobody: write enabled = false to mean that".into());

@@ -2,6 +2,7 @@
 //! hands all of it to history, alerts, metrics and evidence.
 
 pub mod config;
+pub mod evidence;
 pub mod oom;
 pub mod scope;
 pub mod survey;
