@@ -62,8 +62,7 @@ impl Rules {
     /// Rules of a valid configuration ([`AlertConfig::mistakes`]), else those that suit most. `host` is the name that alerts
     /// carry, `history` the file that commands in alerts are to name.
     pub fn new(config: &AlertConfig, host: &str, history: &Path) -> Self {
-        let mut rules: Vec<Rule> =
-            config.rule.iter().map(RuleConfig::rule).filter_map(Result::ok).collect();
+        let mut rules: Vec<Rule> = config.rule.iter().map(RuleConfig::rule).filter_map(Result::ok).collect();
         if config.rule.is_empty() {
             rules = Rule::defaults();
         }
@@ -122,7 +121,8 @@ impl Rules {
     ) -> Option<Alert> {
         self.kills.entry(subject.subject.key.clone()).or_default().untold = false;
         let who = format!("process {} ({})", victim.pid, printable(&victim.name));
-        let sentence = format!("the kernel killed {who} of {} for want of memory", text::name(&subject.subject));
+        let sentence =
+            format!("the kernel killed {who} of {} for want of memory", text::name(&subject.subject));
         let mut alert = self.killed(subject, sentence, now_unix_s)?;
         alert.evidence = evidence;
         Some(alert)
@@ -170,9 +170,9 @@ impl Rules {
 
     fn was_killed_lately(&self, subject: &str, now_unix_s: f64) -> bool {
         let rules = self.rules.iter().filter(|rule| rule.condition == Condition::OomKill);
-        rules.into_iter().any(|rule| {
-            self.told.was_told_lately(&fingerprint(&rule.name, subject, None), now_unix_s)
-        })
+        rules
+            .into_iter()
+            .any(|rule| self.told.was_told_lately(&fingerprint(&rule.name, subject, None), now_unix_s))
     }
 
     fn killed(&mut self, subject: &SubjectState, sentence: String, now_unix_s: f64) -> Option<Alert> {

@@ -161,7 +161,9 @@ pub fn parse_memory(text: &[u8]) -> Memory {
     for line in text.split(|&byte| byte == b'\n') {
         let (field, rest) = match line {
             [b'V', b'm', b'R', b'S', b'S', b':', rest @ ..] => (&mut memory.rss_bytes, rest),
-            [b'R', b's', b's', b'A', b'n', b'o', b'n', b':', rest @ ..] => (&mut memory.anonymous_bytes, rest),
+            [b'R', b's', b's', b'A', b'n', b'o', b'n', b':', rest @ ..] => {
+                (&mut memory.anonymous_bytes, rest)
+            }
             [b'V', b'm', b'S', b'w', b'a', b'p', b':', rest @ ..] => (&mut memory.swap_bytes, rest),
             _ => continue,
         };
@@ -271,7 +273,8 @@ Seccomp_filters:\t1\n";
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields_of_stat() {
         let text = b"77 (a) b (c)) S 1 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 9 9\n";
         let state = RunState::Alive;
-        let expected = Stat { start_ticks: 123_456, kernel_thread: false, state, parent: 1, cpu_ticks: 5 + 6 };
+        let expected =
+            Stat { start_ticks: 123_456, kernel_thread: false, state, parent: 1, cpu_ticks: 5 + 6 };
         assert_eq!(parse_stat(text), Some(expected));
         let kernel = b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n";
         let expected = Stat { start_ticks: 1, kernel_thread: true, state, parent: 0, cpu_ticks: 0 };

@@ -179,7 +179,8 @@ impl Queue {
         let goal = inner.sent;
         inner.awaited = inner.awaited.max(goal);
         self.changed.notify_all();
-        inner = self.wait(inner, longest, |inner| inner.settled < goal && inner.awaited >= goal && !inner.gone);
+        inner =
+            self.wait(inner, longest, |inner| inner.settled < goal && inner.awaited >= goal && !inner.gone);
         inner.settled >= goal
     }
 

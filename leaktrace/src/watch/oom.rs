@@ -166,7 +166,8 @@ impl OomCounts {
     /// Those whose count has risen since they were last looked at. What was counted before the first look is no news.
     pub fn look(&mut self, readings: &[(Subject, MemoryReading)]) -> Vec<Risen> {
         let before = std::mem::take(&mut self.counts);
-        let counted = readings.iter().filter_map(|(subject, memory)| Some((subject, memory.cgroup?.oom_kills)));
+        let counted =
+            readings.iter().filter_map(|(subject, memory)| Some((subject, memory.cgroup?.oom_kills)));
         let mut risen = Vec::new();
         for (subject, count) in counted.take(MAX_COUNTS) {
             let kills = before.get(&subject.key).map_or(0, |before| count.saturating_sub(*before));
@@ -218,6 +219,9 @@ mod tests {
         let page = rustix::param::page_size() as u64;
         let memory = OomMemory::of(&Victim { total: 9, resident: [1, 2, 3, 4], ..Victim::default() });
         assert_eq!((memory.file_bytes, memory.anonymous_bytes), (page, 2 * page));
-        assert_eq!((memory.swap_bytes, memory.shared_bytes, memory.total_bytes), (3 * page, 4 * page, 9 * page));
+        assert_eq!(
+            (memory.swap_bytes, memory.shared_bytes, memory.total_bytes),
+            (3 * page, 4 * page, 9 * page)
+        );
     }
 }

@@ -387,11 +387,8 @@ mod tests {
     }
 
     fn scopes(texts: &[&str]) -> Scopes {
-        let configs: Vec<ScopeConfig> = texts
-            .iter()
-            .enumerate()
-            .map(|(at, text)| config(&format!("name = \"{at}\"\n{text}")))
-            .collect();
+        let configs: Vec<ScopeConfig> =
+            texts.iter().enumerate().map(|(at, text)| config(&format!("name = \"{at}\"\n{text}"))).collect();
         Scopes::new(&configs).expect("scopes")
     }
 
@@ -450,7 +447,8 @@ mod tests {
             command: &command,
             ..Candidate::default()
         };
-        for text in ["process = [\"gunicorn*\"]", "process = [\"python3*\"]", "command = [\"*-m gunicorn*\"]"] {
+        for text in ["process = [\"gunicorn*\"]", "process = [\"python3*\"]", "command = [\"*-m gunicorn*\"]"]
+        {
             assert!(fits(text, &gunicorn), "{text}");
         }
         assert!(fits("pid = [6, 7]", &gunicorn) && !fits("pid = [6]", &gunicorn));

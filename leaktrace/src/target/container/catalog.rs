@@ -105,7 +105,8 @@ impl Catalog {
 
     /// What is on record of a container that was located; `None`: nothing but how its cgroup is spelled.
     pub fn record(&self, located: &Located) -> Option<&Record> {
-        let of = |known: &&Known| known.record.id == located.container.id && known.extends_over(&located.extent);
+        let of =
+            |known: &&Known| known.record.id == located.container.id && known.extends_over(&located.extent);
         self.known.iter().find(of).map(|known| &known.record)
     }
 

@@ -5,7 +5,8 @@ const ALIKE: f64 = 0.7;
 
 /// The sentence for what the parser found.
 pub(super) fn sentence(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+    let line =
+        error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
     let place = line.map_or_else(String::new, |line| format!("line {line}: "));
     let message = error.message().replace('\n', " ");
     match unknown(&message) {
