@@ -87,7 +87,7 @@ pub(crate) fn time_of_day(unix_s: f64) -> String {
 
 /// How much of a path is shown.
 #[derive(Clone, Copy)]
-pub(super) enum Naming<'a> {
+pub(crate) enum Naming<'a> {
     /// All of it.
     Whole,
     /// Source files by their short names, objects by their last part.
@@ -116,7 +116,7 @@ fn shown(name: &str) -> String {
 }
 
 /// `file.py:128 function`, `function (libfoo.so)` or `libfoo.so+0x1234`.
-pub(super) fn spell(frame: &Frame, naming: Naming<'_>) -> String {
+pub(crate) fn spell(frame: &Frame, naming: Naming<'_>) -> String {
     if frame.function.as_deref() == Some(Frame::SIGNAL_RETURN) {
         // As debuggers say it: the frames before it are the handler's, those behind it what the signal interrupted.
         return "<signal handler called>".to_owned();

@@ -11,9 +11,12 @@ use std::{
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::{evidence::EvidenceConfig, scope::ScopeConfig};
+use super::{
+    evidence::EvidenceConfig,
+    scope::{ScopeConfig, Scopes},
+};
 use crate::{
-    alert::AlertConfig,
+    alert::{AlertConfig, Rules},
     serve::ServeConfig,
     setting::{Ratio, Size, Time},
     store::StoreConfig,
@@ -139,6 +142,10 @@ pub struct VerdictConfig {
     pub least_confidence: Ratio,
     /// And if it grows by that much in an hour.
     pub least_growth: Size,
+    /// A process's memory grows if it has gained at least that much over one of the stretches: less comes and goes by itself.
+    pub least_memory: Size,
+    /// The stretches that memory is judged over: minutes, hours, days.
+    pub stretches: [Time; 3],
 }
 
 impl Default for VerdictConfig {
@@ -149,6 +156,8 @@ impl Default for VerdictConfig {
             least_readings: options.least_readings,
             least_confidence: Ratio(options.least_confidence),
             least_growth: Size(options.least_bytes_per_hour as u64),
+            least_memory: Size(options.least_memory_bytes),
+            stretches: options.stretches_s.map(|seconds| Time::seconds(seconds as u64)),
         }
     }
 }
@@ -160,6 +169,8 @@ impl From<&VerdictConfig> for verdict::Options {
             least_readings: config.least_readings,
             least_confidence: config.least_confidence.0,
             least_bytes_per_hour: config.least_growth.0 as f64,
+            least_memory_bytes: config.least_memory.0,
+            stretches_s: config.stretches.map(Time::as_secs_f64),
         }
     }
 }
@@ -226,17 +237,21 @@ impl Config {
                 .push(format!("state_directory = {:?} does not begin with a slash", self.state_directory));
         }
         mistakes.extend(self.tracing.mistakes());
-        for scope in &self.scope {
-            mistakes.extend(scope.mistakes());
-        }
+        mistakes.extend(Scopes::new(&self.scope).err().map(|error| error.to_string()));
+        mistakes.extend(self.history.fault().map(|fault| format!("history.{fault}")));
         mistakes.extend(self.alerts.mistakes());
-        mistakes.extend(self.serve.mistakes());
         mistakes
     }
 
     /// Where the history lies.
     pub fn history_file(&self) -> PathBuf {
-        self.history.file.clone().unwrap_or_else(|| self.state_directory.join("history.db"))
+        self.state_directory.join("history.db")
+    }
+
+    /// The rules of its alerts.
+    pub fn rules(&self) -> Rules {
+        let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Rules::new(&self.alerts, self.host.as_deref().unwrap_or(&own), &self.history_file())
     }
 
     /// Where evidence lies.

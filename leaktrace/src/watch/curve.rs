@@ -94,13 +94,15 @@ mod tests {
         let days = (points.last().unwrap().0 - points.first().unwrap().0) / 86_400.0;
         assert!(days > 29.0, "{days}");
         // The last 20 minutes are there reading by reading.
-        assert!(points.iter().rev().take(120).zip(points.iter().rev().skip(1)).all(|(a, b)| a.0 - b.0 == 10.0));
+        assert!(
+            points.iter().rev().take(120).zip(points.iter().rev().skip(1)).all(|(a, b)| a.0 - b.0 == 10.0)
+        );
     }
 
     #[test]
     fn what_is_older_or_twice_is_left_out_and_a_set_clock_moves_all() {
         let mut curve = Curve::new(1.0);
-        [5.0, 5.0, 3.0, 6.0].map(|at| curve.record(&reading(at)));
+        [5.0, 5.0, 3.0, 6.0].iter().for_each(|at| curve.record(&reading(*at)));
         curve.shift(-4.0);
         assert_eq!(curve.points(), [(1.0, 5), (2.0, 6)]);
     }

@@ -7,15 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::sleep_until;
-
 use super::{
     evidence::Facts,
     oom::{OomCounts, OomKill, OomWatch},
     watcher::Watcher,
 };
 use crate::{
-    alert::Alert,
+    alert::rules::Victim,
     report::aside::say,
     store::Entry,
     watched::{MemoryReading, Subject, SubjectState},
@@ -80,12 +78,9 @@ impl Kills {
         }
     }
 
-    /// Waits until evidence must be written, whatever has come.
-    pub async fn due(&self) {
-        match self.pending.iter().map(|pending| pending.due).min() {
-            Some(due) => sleep_until(due.into()).await,
-            None => std::future::pending().await,
-        }
+    /// When evidence must be written, whatever has come.
+    pub fn due(&self) -> Option<Instant> {
+        self.pending.iter().map(|pending| pending.due).min()
     }
 
     /// Where the kernel does not tell of kills, counts do.
@@ -103,7 +98,8 @@ impl Kills {
 
     /// Takes out what is due, or what a report has come for.
     fn take(&mut self, ready: impl Fn(&Pending) -> bool) -> Vec<Pending> {
-        let (ready, waiting) = std::mem::take(&mut self.pending).into_iter().partition(|pending| ready(pending));
+        let (ready, waiting) =
+            std::mem::take(&mut self.pending).into_iter().partition(|pending| ready(pending));
         self.pending = waiting;
         ready
     }
@@ -165,7 +161,8 @@ impl Watcher {
 
     /// A report of a trace has come: evidence that waits for it can be written.
     pub(super) fn report_came(&mut self, key: &str) {
-        let made = self.subjects.get(key).and_then(|watched| watched.report.as_ref()).map(|report| report.at_unix_s);
+        let made =
+            self.subjects.get(key).and_then(|watched| watched.report.as_ref()).map(|report| report.at_unix_s);
         let made = made.unwrap_or(0.0);
         let ready = self.kills.take(|pending| pending.key == key && made >= pending.since);
         ready.into_iter().for_each(|pending| self.write_evidence(pending));
@@ -191,7 +188,8 @@ impl Watcher {
         };
         let (keeper, tell) = (Arc::clone(&self.keeper), self.written.0.clone());
         tokio::task::spawn_blocking(move || {
-            let outcome = keeper.write(pending.cause.word(), &state, &facts).map_err(|error| error.to_string());
+            let outcome =
+                keeper.write(pending.cause.word(), &state, &facts).map_err(|error| error.to_string());
             let _ = tell.blocking_send(Written { state, cause: pending.cause, outcome });
         });
     }
@@ -210,7 +208,9 @@ impl Watcher {
             Err(error) => self.decide(Some(&key), format!("evidence could not be written: {error}")),
         }
         if let Cause::Kill(kill) = &cause {
-            let alert: Option<Alert> = self.rules_mut().oom_kill(&state, kill, now, outcome.ok().as_deref());
+            let victim = Victim { pid: kill.pid, name: kill.name.clone() };
+            let evidence = outcome.ok().map(|directory| directory.to_string_lossy().into_owned());
+            let alert = self.rules.oom(&state, &victim, evidence, now);
             if let Some(alert) = alert {
                 self.raise(alert);
             }
@@ -230,7 +230,9 @@ impl Cause {
     fn sentence(&self) -> String {
         match self {
             Self::NearLimit => "it came near its memory limit".to_owned(),
-            Self::Kill(kill) if kill.pid == 0 => "one of its processes was killed for want of memory".to_owned(),
+            Self::Kill(kill) if kill.pid == 0 => {
+                "one of its processes was killed for want of memory".to_owned()
+            }
             Self::Kill(kill) => format!("process {} ({}) was killed for want of memory", kill.pid, kill.name),
         }
     }

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::pending::History;
 use super::subject::Watched;
-use crate::{alert::Alert, store::History};
+use crate::alert::Alert;
 
 /// How far back memory is read, seconds: what [`super::curve`] can hold.
 const MEMORY_S: f64 = 30.0 * 86_400.0;

@@ -1,14 +1,10 @@
-//! What the daemon itself costs: its own process, those that trace for it, and the looks at everybody's memory.
-
-use std::time::Duration;
+//! What the daemon itself costs: its own process, and those that trace for it.
 
 use crate::{process::status, report::model::Truth, watched::OwnState};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
-    reading: Duration,
-    processes: u64,
     /// CPU seconds of traces that have ended.
     ended_cpu_s: f64,
     /// Events that they had lost.
@@ -16,12 +12,6 @@ pub struct Own {
 }
 
 impl Own {
-    /// A look at everybody's memory took that long.
-    pub fn surveyed(&mut self, took: Duration, processes: u64) {
-        self.reading = took;
-        self.processes = processes;
-    }
-
     /// A trace has ended; this was its last word.
     pub fn trace_ended(&mut self, truth: &Truth) {
         self.ended_cpu_s += truth.own_cpu_s;
@@ -33,10 +23,8 @@ impl Own {
         let pid = std::process::id();
         let stat = status::read_stat(pid).ok();
         let mut own = OwnState {
-            cpu_s: self.ended_cpu_s + stat.map_or(0.0, |stat| stat.cpu_s),
+            cpu_s: self.ended_cpu_s + stat.map_or(0.0, |stat| seconds(stat.cpu_ticks)),
             rss_bytes: status::read(pid).ok().and_then(|status| status.rss_bytes).unwrap_or(0),
-            reading_s: self.reading.as_secs_f64(),
-            processes: self.processes,
             lost_events: self.ended_lost,
             ..OwnState::default()
         };
@@ -52,4 +40,8 @@ impl Own {
 
 fn lost(truth: &Truth) -> u64 {
     truth.lost.iter().map(|loss| loss.events).sum()
+}
+
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }

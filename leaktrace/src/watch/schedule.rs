@@ -133,11 +133,11 @@ fn growing(trend: &MemoryTrend) -> String {
 /// What follows from a prediction; `None`: none could be made.
 pub fn begin(prediction: Option<&Prediction>, reason: &str, config: &TracingConfig) -> Step {
     let light = prediction.map_or(1.0, |prediction| prediction.light.factor);
-    if light > config.max_slowdown_light.0 {
+    if light > config.max_slowdown_light {
         return Step::Rest(format!(
             "not traced although {reason}: even light tracing is predicted to slow it down {light:.2} times, \
              max_slowdown_light is {}",
-            config.max_slowdown_light.0
+            config.max_slowdown_light
         ));
     }
     Step::Begin(Detail::Light, reason.to_owned())
@@ -176,10 +176,10 @@ fn closer(known: &Known, config: &TracingConfig) -> Step {
     };
     let least = if prediction.exact.at_least { "at least " } else { "" };
     let factor = prediction.exact.factor;
-    if factor > config.max_slowdown.0 {
+    if factor > config.max_slowdown {
         return Step::Stay(format!(
             "not traced exactly, although {explained}: the predicted slowdown is {least}{factor:.2} times, max_slowdown is {}",
-            config.max_slowdown.0
+            config.max_slowdown
         ));
     }
     Step::TraceExactly(format!(

@@ -1,7 +1,10 @@
 //! Which processes the configuration means: patterns of names, labels, cgroups and command lines, looked at when a process is first
 //! seen and now and then afterwards. Pure, apart from PID namespaces, which are looked up by path.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+};
 
 use globset::{Glob, GlobBuilder, GlobMatcher};
 use serde::Deserialize;
@@ -64,11 +67,6 @@ impl ScopeConfig {
         Self { name: name.to_owned(), all: true, ..Self::default() }
     }
 
-    /// What is wrong with it, one sentence each.
-    pub fn mistakes(&self) -> Vec<String> {
-        Scope::new(self).err().into_iter().flatten().map(|mistake| mistake.to_string()).collect()
-    }
-
     /// Its patterns, without what it leaves out.
     fn included(&self) -> ExcludeConfig {
         ExcludeConfig {
@@ -109,6 +107,12 @@ pub enum ScopeError {
     /// It says that everybody is meant, and that only some are.
     #[error("scope {scope} means everybody (all = true) and has patterns too: leave out one of them")]
     Everybody {
+        /// [`ScopeConfig::name`].
+        scope: String,
+    },
+    /// Two have one name.
+    #[error("two scopes are called {scope}: give each a name of its own")]
+    SameName {
         /// [`ScopeConfig::name`].
         scope: String,
     },
@@ -175,13 +179,16 @@ struct NamedNamespace {
 }
 
 impl Scopes {
-    /// Reads patterns. A scope with [mistakes](ScopeConfig::mistakes) means nobody.
-    pub fn new(scopes: &[ScopeConfig]) -> Self {
-        let scope = |config| {
-            Scope::new(config)
-                .inspect_err(|mistakes| mistakes.iter().for_each(|mistake| tracing::warn!("{mistake}")))
-        };
-        Self(scopes.iter().filter_map(|config| scope(config).ok()).collect())
+    /// Reads patterns.
+    ///
+    /// # Errors
+    /// If a scope names nobody, a pattern is none, or two scopes have one name.
+    pub fn new(scopes: &[ScopeConfig]) -> Result<Self, ScopeError> {
+        let mut names = HashSet::new();
+        if let Some(twice) = scopes.iter().find(|scope| !names.insert(&scope.name)) {
+            return Err(ScopeError::SameName { scope: twice.name.clone() });
+        }
+        scopes.iter().map(Scope::new).collect::<Result<_, _>>().map(Self)
     }
 
     /// What a scope is called.
@@ -211,22 +218,21 @@ impl Scopes {
 }
 
 impl Scope {
-    fn new(config: &ScopeConfig) -> Result<Self, Vec<ScopeError>> {
+    fn new(config: &ScopeConfig) -> Result<Self, ScopeError> {
         let scope = || config.name.clone();
         let included = config.included();
-        let mut mistakes = Vec::new();
-        match (config.all, included == ExcludeConfig::default()) {
-            (false, true) => mistakes.push(ScopeError::Nobody { scope: scope() }),
-            (true, false) => mistakes.push(ScopeError::Everybody { scope: scope() }),
+        let is_empty = included == ExcludeConfig::default();
+        match (config.all, is_empty) {
+            (false, true) => return Err(ScopeError::Nobody { scope: scope() }),
+            (true, false) => return Err(ScopeError::Everybody { scope: scope() }),
             _ => {}
         }
-        let mut patterns = |config| Patterns::new(&scope(), config, &mut mistakes);
-        let (included, excluded) = (patterns(&included), patterns(&config.exclude));
-        if mistakes.is_empty() {
-            Ok(Self { name: scope(), all: config.all, included, excluded })
-        } else {
-            Err(mistakes)
-        }
+        Ok(Self {
+            name: scope(),
+            all: config.all,
+            included: Patterns::new(&config.name, &included)?,
+            excluded: Patterns::new(&config.name, &config.exclude)?,
+        })
     }
 
     /// The cgroup that was named, if one was; the outer `None`: the process is not in scope.
@@ -242,34 +248,29 @@ impl Scope {
 }
 
 impl Patterns {
-    /// Patterns that are none are left out.
-    fn new(scope: &str, config: &ExcludeConfig, mistakes: &mut Vec<ScopeError>) -> Self {
-        let mut compile = |key: &'static str, pattern: &String| {
-            let mistake = |error: globset::Error| ScopeError::Pattern {
+    fn new(scope: &str, config: &ExcludeConfig) -> Result<Self, ScopeError> {
+        let compile = |key: &'static str, pattern: &String| {
+            matcher(key, pattern).map_err(|error| ScopeError::Pattern {
                 scope: scope.to_owned(),
                 key,
                 pattern: pattern.clone(),
                 reason: error.kind().to_string(),
-            };
-            matcher(key, pattern).map_err(|error| mistakes.push(mistake(error))).ok()
+            })
         };
-        let mut list = |key: &'static str, patterns: &[String]| -> Vec<GlobMatcher> {
-            patterns.iter().filter_map(|pattern| compile(key, pattern)).collect()
+        let list = |key: &'static str, patterns: &[String]| {
+            patterns.iter().map(|pattern| compile(key, pattern)).collect::<Result<Vec<_>, _>>()
         };
-        let (container, cgroup) = (list("container", &config.container), list("cgroup", &config.cgroup));
-        let (process, command) = (list("process", &config.process), list("command", &config.command));
-        let labels =
-            config.label.iter().filter_map(|(key, value)| Some((key.clone(), compile("label", value)?)));
+        let labels = config.label.iter().map(|(key, value)| Ok((key.clone(), compile("label", value)?)));
         let named = |named: &String| NamedNamespace { named: named.clone(), found: None };
-        Self {
-            container,
-            label: labels.collect(),
-            cgroup,
-            process,
-            command,
+        Ok(Self {
+            container: list("container", &config.container)?,
+            label: labels.collect::<Result<_, _>>()?,
+            cgroup: list("cgroup", &config.cgroup)?,
+            process: list("process", &config.process)?,
+            command: list("command", &config.command)?,
             pid: config.pid.clone(),
             namespaces: config.pid_namespace.iter().map(named).collect(),
-        }
+        })
     }
 
     /// Whether every kind of pattern that there is fits; the cgroup by which.
@@ -388,8 +389,7 @@ mod tests {
     fn scopes(texts: &[&str]) -> Scopes {
         let configs: Vec<ScopeConfig> =
             texts.iter().enumerate().map(|(at, text)| config(&format!("name = \"{at}\"\n{text}"))).collect();
-        configs.iter().for_each(|config| assert_eq!(config.mistakes(), Vec::<String>::new()));
-        Scopes::new(&configs)
+        Scopes::new(&configs).expect("scopes")
     }
 
     fn fits(text: &str, candidate: &Candidate<'_>) -> bool {
@@ -491,14 +491,15 @@ mod tests {
 
     #[test]
     fn what_means_nobody_or_nothing_is_refused_in_a_sentence() {
-        let mistakes = |text: &str| config(text).mistakes().join("; ");
-        assert!(mistakes("name = \"x\"").contains("scope x names nobody"));
-        assert!(mistakes("name = \"x\"\nall = true\npid = [1]").contains("leave out one"));
-        let bad = "name = \"x\"\nprocess = [\"a[\"]\nexclude = { container = [\"{b\"] }";
-        let told = mistakes(bad);
-        assert!(told.contains("\"a[\" of process") && told.contains("\"{b\" of container"), "{told}");
-        // Leaving out a pattern would mean more than was meant.
-        assert!(Scopes::new(&[config(bad)]).fit(&Candidate { name: "a[", ..Candidate::default() }).is_none());
+        let refused = |texts: &[&str]| {
+            let configs: Vec<ScopeConfig> = texts.iter().map(|text| config(text)).collect();
+            Scopes::new(&configs).expect_err("refused").to_string()
+        };
+        assert!(refused(&["name = \"x\""]).contains("scope x names nobody"));
+        assert!(refused(&["name = \"x\"\nall = true\npid = [1]"]).contains("leave out one"));
+        let bad = refused(&["name = \"x\"\nprocess = [\"a[\"]"]);
+        assert!(bad.contains("\"a[\"") && bad.contains("process"), "{bad}");
+        assert!(refused(&["name = \"x\"\nall = true", "name = \"x\"\npid = [1]"]).contains("two scopes"));
         assert!(toml::from_str::<ScopeConfig>("names = \"x\"").is_err());
     }
 }

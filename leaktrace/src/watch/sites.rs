@@ -10,7 +10,7 @@ use crate::{
         plumbing,
         wording::{Naming, spell},
     },
-    verdict::{Options, ProcessReading, SiteReading, Verdict, judge},
+    verdict::{Options, ProcessReading, SiteReading, Verdict, judge, worst_first},
     watched::Suspect,
 };
 
@@ -126,7 +126,7 @@ impl SiteBook {
     pub fn suspects(&self) -> Vec<Suspect> {
         let mut suspects: Vec<(&SiteKey, &Site)> =
             self.sites.iter().filter(|(_, site)| site.verdict.bytes_per_hour > 0.0).collect();
-        suspects.sort_by(|a, b| rank(&b.1.verdict).total_cmp(&rank(&a.1.verdict)).then(a.0.cmp(b.0)));
+        suspects.sort_by(|a, b| worst_first(&a.1.verdict, &b.1.verdict).then(a.0.cmp(b.0)));
         suspects.truncate(MAX_SUSPECTS);
         suspects.into_iter().map(|(key, site)| site.suspect(*key)).collect()
     }
@@ -144,7 +144,10 @@ impl SiteBook {
 
     /// Moves everything in time: the wall clock was set.
     pub fn shift(&mut self, by: f64) {
-        self.sites.values_mut().flat_map(|site| &mut site.readings).for_each(|reading| reading.at_unix_s += by);
+        self.sites
+            .values_mut()
+            .flat_map(|site| &mut site.readings)
+            .for_each(|reading| reading.at_unix_s += by);
         self.processes.iter_mut().for_each(|reading| reading.at_unix_s += by);
         let since = self.sites.values_mut().filter_map(|site| site.verdict.since_unix_s.as_mut());
         since.for_each(|since| *since += by);
@@ -155,17 +158,14 @@ impl SiteBook {
         if surplus == 0 {
             return;
         }
-        let mut sites: Vec<(bool, u64, SiteKey)> =
-            self.sites.iter().map(|(key, site)| (site.verdict.is_leak(), site.survivors.bytes, *key)).collect();
+        let mut sites: Vec<(bool, u64, SiteKey)> = self
+            .sites
+            .iter()
+            .map(|(key, site)| (site.verdict.is_leak(), site.survivors.bytes, *key))
+            .collect();
         sites.sort_unstable();
         sites.iter().take(surplus).for_each(|(_, _, key)| drop(self.sites.remove(key)));
     }
-}
-
-/// Leaks come first, then by how much is sure to be lost in an hour.
-fn rank(verdict: &Verdict) -> f64 {
-    let weight = if verdict.is_leak() { 1e6 } else { 1.0 };
-    weight * verdict.bytes_per_hour * verdict.confidence.max(0.01)
 }
 
 impl Site {
@@ -207,7 +207,8 @@ fn thin<T>(readings: &mut Vec<T>) {
 
 fn seen(processes: &[ProcessReport]) -> HashMap<SiteKey, Seen<'_>> {
     let mut all: HashMap<SiteKey, Seen<'_>> = HashMap::new();
-    for site in processes.iter().filter(|process| process.ended.is_none()).flat_map(|process| &process.sites) {
+    for site in processes.iter().filter(|process| process.ended.is_none()).flat_map(|process| &process.sites)
+    {
         let seen = all.entry(SiteKey::of(site)).or_default();
         seen.survivors = seen.survivors.plus(site.survivors);
         seen.allocated = seen.allocated.plus(site.allocated);
@@ -241,7 +242,8 @@ mod tests {
     }
 
     fn report(sites: Vec<SiteReport>) -> Report {
-        let workers = sites.into_iter().map(|site| ProcessReport { sites: vec![site], ..ProcessReport::default() });
+        let workers =
+            sites.into_iter().map(|site| ProcessReport { sites: vec![site], ..ProcessReport::default() });
         Report { processes: workers.collect(), ..Report::default() }
     }
 

@@ -1,6 +1,6 @@
 //! One subject under watch: its memory over time, its trace, its sites, and the step that comes next.
 
-use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     config::Config,
@@ -14,7 +14,7 @@ use crate::{
     session::{SessionPlan, prediction::Prediction},
     target::TargetSpec,
     verdict::{
-        Facts, MemoryTrend, Options, ProcessReading, Unexplained, Verdict, memory_trend, unexplained,
+        MemoryTrend, Options, ProcessReading, Unexplained, Verdict, memory_trend, readings, unexplained,
     },
     watched::{Decision, MemoryReading, SessionInfo, Subject, SubjectKind, SubjectState},
 };
@@ -49,8 +49,6 @@ pub struct Watched {
     pub last_session: Option<SessionInfo>,
     /// Growth that tracked memory does not explain.
     pub unexplained: Option<Unexplained>,
-    /// Where evidence of it lies, the latest.
-    pub evidence: Option<PathBuf>,
     /// Whether evidence of being near the limit was written, and it has not been far from it since.
     pub near_limit_told: bool,
     /// When it was last seen, seconds since the Unix epoch.
@@ -75,7 +73,6 @@ impl Watched {
             decision: None,
             last_session: None,
             unexplained: None,
-            evidence: None,
             near_limit_told: false,
             seen: 0.0,
             book: SiteBook::default(),
@@ -152,29 +149,32 @@ impl Watched {
     }
 
     /// Takes a report of its trace; returns the verdicts that have changed.
-    pub fn take(&mut self, at: f64, session: u64, report: Arc<Report>, options: &Options) -> Vec<(SiteKey, Verdict)> {
+    pub fn take(
+        &mut self,
+        at: f64,
+        session: u64,
+        report: Arc<Report>,
+        options: &Options,
+    ) -> Vec<(SiteKey, Verdict)> {
         let reading = self.process_reading(at, session, &report);
         self.book.take(session, &report, reading);
         if let Some(trace) = &mut self.trace {
             trace.truth = report.truth.clone();
         }
         let changed = self.book.judge(options);
-        self.unexplained = unexplained(self.book.processes(), &Facts::of(&report), options);
+        self.unexplained = unexplained(self.book.processes(), &readings::facts(&report), options);
         self.report = Some(report);
         changed
     }
 
     fn process_reading(&self, at_unix_s: f64, session: u64, report: &Report) -> ProcessReading {
-        let running = || report.processes.iter().filter(|process| process.ended.is_none());
+        let running = report.processes.iter().filter(|process| process.ended.is_none());
+        let reading = readings::process(report, session, self.memory.private_bytes(), self.memory.cpu_s);
+        // What somebody held who has ended is no growth.
         ProcessReading {
             at_unix_s,
-            session: Some(session),
-            memory_bytes: self.memory.private_bytes(),
-            cpu_s: self.memory.cpu_s,
-            tracked_bytes: running().map(|process| process.live.bytes).sum(),
-            allocated_bytes: running().map(|process| process.allocated.bytes).sum(),
-            allocated_blocks: running().map(|process| process.allocated.blocks).sum(),
-            freed_from_before: Some(report.truth.unmatched_frees),
+            tracked_bytes: running.map(|process| process.live.bytes).sum(),
+            ..reading
         }
     }
 

@@ -4,7 +4,7 @@
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::{
-    report::model::Detail,
+    report::model::Truth,
     session::{Event, Session, SessionError, SessionPlan},
     watched::SessionInfo,
 };
@@ -27,7 +27,7 @@ pub struct Trace {
     /// What the history knows of it.
     pub info: SessionInfo,
     /// What it has lost so far, and its own costs, as last reported.
-    pub truth: crate::report::model::Truth,
+    pub truth: Truth,
     orders: UnboundedSender<Order>,
 }
 
@@ -60,7 +60,7 @@ impl Trace {
                 }
             }
         });
-        Ok(Self { info, truth: crate::report::model::Truth::default(), orders })
+        Ok(Self { info, truth: Truth::default(), orders })
     }
 
     /// Asks for a report now.
@@ -71,10 +71,5 @@ impl Trace {
     /// Tells it to end.
     pub fn end(&self) {
         let _ = self.orders.send(Order::End);
-    }
-
-    /// How closely it looks.
-    pub fn detail(&self) -> Detail {
-        self.info.detail
     }
 }

@@ -10,15 +10,16 @@ use std::{
 
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use super::{
     clock::Clock,
-    config::{Config, ConfigError},
+    config::Config,
     evidence::Keeper,
     kills::Kills,
     own::Own,
+    pending::Server,
     schedule::{self, Phase, Step},
     signals::{Asked, Signals},
     subject::Watched,
@@ -30,7 +31,6 @@ use crate::{
     alert::{Alert, Rules, Sinks},
     cli::Failure,
     report::{aside::say, model::Detail},
-    serve::Server,
     session::{
         Event,
         prediction::{Prediction, PredictionError, predict},
@@ -62,14 +62,13 @@ pub struct Watcher {
     pub(super) survey: Survey,
     pub(super) subjects: HashMap<String, Watched>,
     pub(super) writer: Writer,
-    rules: Rules,
+    pub(super) rules: Rules,
     sinks: Sinks,
     server: Server,
     pub(super) keeper: Arc<Keeper>,
     pub(super) kills: Kills,
     published: Published,
     own: Own,
-    left_out: u64,
     heard: (Sender<Heard>, Receiver<Heard>),
     predicted: (Sender<Predicted>, Receiver<Predicted>),
     pub(super) written: (Sender<super::kills::Written>, Receiver<super::kills::Written>),
@@ -83,8 +82,8 @@ impl Watcher {
     pub fn begin(file: &Path, config: Config) -> Result<Self, Failure> {
         let failed = |error: &dyn std::fmt::Display| Failure::Failed(error.to_string());
         let history = config.history_file();
-        let (writer, notes) = Writer::start(&history, &config.history).map_err(|error| failed(&error))?;
-        notes.iter().for_each(say);
+        let writer = Writer::start(&history, &config.history).map_err(|error| failed(&error))?;
+        let notice = writer.notice().map(str::to_owned);
         let clock = Clock::start();
         let published = Published::default();
         let server =
@@ -92,14 +91,13 @@ impl Watcher {
         let mut watcher = Self {
             options: Options::from(&config.verdict),
             started_unix_s: clock.now(),
-            survey: Survey::new(&config.scope),
+            survey: Survey::new(&config.scope).map_err(|error| failed(&error))?,
             subjects: HashMap::new(),
-            rules: Rules::new(&config.alerts, &config.host_name()),
-            sinks: Sinks::start(&config.alerts),
+            rules: config.rules(),
+            sinks: Sinks::start(&config.alerts).map_err(|error| failed(&error))?,
             keeper: Arc::new(Keeper::new(config.evidence_directory(), &config.evidence)),
             kills: Kills::start(),
             own: Own::default(),
-            left_out: 0,
             heard: channel(WAITING),
             predicted: channel(WAITING),
             written: channel(WAITING),
@@ -110,8 +108,8 @@ impl Watcher {
             server,
             published,
         };
-        for note in notes {
-            watcher.decide(None, note);
+        if let Some(notice) = notice {
+            watcher.decide(None, notice);
         }
         watcher.restore_alerts();
         Ok(watcher)
@@ -127,6 +125,7 @@ impl Watcher {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         systemd::ready();
         loop {
+            let due = self.kills.due();
             tokio::select! {
                 biased;
                 asked = signals.next() => match asked {
@@ -141,7 +140,7 @@ impl Watcher {
                 Some((id, event)) = self.heard.1.recv() => self.hear(id, event),
                 Some((key, prediction)) = self.predicted.1.recv() => self.begin_predicted(&key, prediction),
                 Some(written) = self.written.1.recv() => self.evidence_written(written),
-                () = self.kills.due() => self.write_due_evidence(),
+                () = until(due) => self.write_due_evidence(),
                 _ = ticks.tick() => self.tick(),
             }
         }
@@ -154,17 +153,14 @@ impl Watcher {
         if let Some(by) = self.clock.jump() {
             self.follow_clock(by);
         }
-        let began = Instant::now();
         let now = self.clock.now();
         let looked = self.survey.look(now);
-        self.left_out = looked.left_out;
-        let readings = looked.subjects.iter().map(|(subject, memory)| (subject.key.clone(), *memory)).collect();
-        self.kills.count(&looked.subjects);
-        for (subject, memory) in looked.subjects {
+        let readings = looked.iter().map(|(subject, memory)| (subject.key.clone(), *memory)).collect();
+        self.kills.count(&looked);
+        for (subject, memory) in looked {
             self.read(subject, memory);
         }
         self.writer.send(Entry::Memory(readings));
-        self.own.surveyed(began.elapsed(), looked.processes);
         self.forget_gone(now);
         self.take_steps(now);
         self.watch_limits();
@@ -317,7 +313,9 @@ impl Watcher {
     fn hear(&mut self, id: u64, event: Event) {
         let now = self.clock.now();
         let of_it = |watched: &Watched| watched.trace.as_ref().is_some_and(|trace| trace.info.id == id);
-        let Some((key, watched)) = self.subjects.iter_mut().find(|(_, watched)| of_it(watched)) else { return };
+        let Some((key, watched)) = self.subjects.iter_mut().find(|(_, watched)| of_it(watched)) else {
+            return;
+        };
         let key = key.clone();
         match event {
             Event::Said(sentence) => watched.hear(sentence),
@@ -326,7 +324,11 @@ impl Watcher {
                 let changed = watched.take(now, id, Arc::clone(&report), &self.options);
                 self.writer.send(Entry::Report { session: id, report });
                 if !changed.is_empty() {
-                    self.writer.send(Entry::Verdicts { subject: key.clone(), at_unix_s: now, verdicts: changed });
+                    self.writer.send(Entry::Verdicts {
+                        subject: key.clone(),
+                        at_unix_s: now,
+                        verdicts: changed,
+                    });
                 }
                 self.report_came(&key);
             }
@@ -368,8 +370,7 @@ impl Watcher {
 
     /// Remembers why something was done or not done.
     pub(super) fn decide(&mut self, key: Option<&str>, sentence: String) {
-        let decision =
-            Decision { at_unix_s: self.clock.now(), subject: key.map(str::to_owned), sentence };
+        let decision = Decision { at_unix_s: self.clock.now(), subject: key.map(str::to_owned), sentence };
         let name = key.and_then(|key| self.subjects.get(key)).map(|watched| watched.subject.name.clone());
         match name {
             Some(name) => say(format!("{name}: {}", decision.sentence)),
@@ -388,11 +389,6 @@ impl Watcher {
         self.writer.send(Entry::Alert(alert));
     }
 
-    /// The alert rules, for alerts that follow from events.
-    pub(super) fn rules_mut(&mut self) -> &mut Rules {
-        &mut self.rules
-    }
-
     fn restore_alerts(&mut self) {
         let recent = super::memory_of_old::alerts(&self.config.history_file(), self.started_unix_s);
         self.rules.restore(&recent);
@@ -408,9 +404,11 @@ impl Watcher {
         let mut own = self.own.state(traces.map(|trace| &trace.truth));
         let health = self.writer.health();
         own.history_lost = health.lost;
-        own.history_error = health.last_error;
+        own.history_error = health.error;
         own.alerts = self.sinks.health();
-        own.subjects_left_out = self.left_out;
+        own.reading_s = self.survey.took().as_secs_f64();
+        own.processes = self.survey.processes();
+        own.subjects_left_out = self.survey.left_out();
         self.published.set(State {
             at_unix_s: now,
             started_unix_s: self.started_unix_s,
@@ -424,38 +422,45 @@ impl Watcher {
     fn follow_clock(&mut self, by: f64) {
         self.subjects.values_mut().for_each(|watched| watched.shift(by));
         self.started_unix_s += by;
-        self.rules.shift(by);
         let way = if by > 0.0 { "forward" } else { "back" };
-        self.decide(None, format!("the clock was set {way} by {:.0} s; what is remembered was moved along", by.abs()));
+        self.decide(
+            None,
+            format!("the clock was set {way} by {:.0} s; what is remembered was moved along", by.abs()),
+        );
     }
 
     /// Takes the configuration anew. What is wrong with it is said, and the old one stays in force.
     fn reload(&mut self) {
         systemd::reloading();
-        match self.reloaded() {
-            Ok(()) => self.decide(None, format!("the configuration {} was read anew", self.file.display())),
-            Err(error) => self.decide(None, format!("{error}; the configuration stays as it was")),
-        }
+        let sentence = match self.reloaded() {
+            Ok(()) => format!("the configuration {} was read anew", self.file.display()),
+            Err(why) => format!("{why}; the configuration stays as it was"),
+        };
+        self.decide(None, sentence);
         systemd::ready();
     }
 
-    fn reloaded(&mut self) -> Result<(), ConfigError> {
-        let config = Config::read(&self.file)?;
+    /// What can fail comes first: a configuration is taken whole or not at all.
+    fn reloaded(&mut self) -> Result<(), String> {
+        let config = Config::read(&self.file).map_err(|error| error.to_string())?;
+        let sinks = Sinks::start(&config.alerts)?;
+        self.survey.set_scopes(&config.scope).map_err(|error| error.to_string())?;
         self.options = Options::from(&config.verdict);
-        self.survey.rescope(&config.scope);
-        self.rules.reconfigure(&config.alerts, &config.host_name());
-        self.sinks.reconfigure(&config.alerts);
+        let older = std::mem::replace(&mut self.rules, config.rules());
+        self.rules.take_over(older);
+        // Dropped, the old ones deliver what waits.
+        self.sinks = sinks;
         if config.serve != self.config.serve {
             match Server::start(&config.serve, self.published.clone(), config.history_file()) {
                 Ok(server) => std::mem::replace(&mut self.server, server).stop(),
                 Err(error) => self.decide(None, error.to_string()),
             }
         }
-        self.writer.reconfigure(&config.history);
         self.keeper = Arc::new(Keeper::new(config.evidence_directory(), &config.evidence));
-        // Its place stays where the history is open.
+        // The history stays open as it is.
         let state_directory = std::mem::take(&mut self.config.state_directory);
-        self.config = Config { state_directory, ..config };
+        let history = std::mem::take(&mut self.config.history);
+        self.config = Config { state_directory, history, ..config };
         Ok(())
     }
 
@@ -480,5 +485,12 @@ impl Watcher {
         if !self.writer.flush(LAST_WORDS) {
             say("the history could not be written to the end");
         }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }

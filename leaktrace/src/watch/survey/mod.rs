@@ -20,7 +20,7 @@ use own_cgroup::{Charged, own_cgroups};
 use reader::Reader;
 use sums::{Member, Sum, sums};
 
-use super::scope::{ScopeConfig, Scopes};
+use super::scope::{ScopeConfig, ScopeError, Scopes};
 use crate::{
     process::{
         self, RunState,
@@ -65,29 +65,22 @@ pub struct Survey {
     own_cgroups: HashMap<Arc<str>, Arc<Place>>,
     /// Whether somebody came, left or moved since these were found.
     is_stale: bool,
-}
-
-/// What was seen at one look.
-#[derive(Clone, Debug, Default)]
-pub struct Look {
-    /// Everybody in scope, the largest first.
-    pub subjects: Vec<(Subject, MemoryReading)>,
-    /// Subjects (and processes beyond 65,536) that were left out because there are too many.
-    pub left_out: u64,
-    /// Processes that were read.
-    pub processes: u64,
-    /// How long it took.
-    pub took: Duration,
+    left_out: u64,
+    processes: u64,
+    took: Duration,
 }
 
 /// A process and the memory it has now.
 type Read = (u32, Memory);
 
 impl Survey {
-    /// Nothing is looked at yet. A scope with [mistakes](ScopeConfig::mistakes) means nobody.
-    pub fn new(scopes: &[ScopeConfig]) -> Self {
-        Self {
-            scopes: Scopes::new(scopes),
+    /// Reads the scopes; nothing is looked at yet.
+    ///
+    /// # Errors
+    /// If a scope cannot be used.
+    pub fn new(scopes: &[ScopeConfig]) -> Result<Self, ScopeError> {
+        Ok(Self {
+            scopes: Scopes::new(scopes)?,
             watcher: std::process::id(),
             boot: boot_id(),
             boot_unix_s: identity::boot_unix_s().unwrap_or(0) as f64,
@@ -101,13 +94,20 @@ impl Survey {
             departed: VecDeque::new(),
             own_cgroups: HashMap::new(),
             is_stale: true,
-        }
+            left_out: 0,
+            processes: 0,
+            took: Duration::ZERO,
+        })
     }
 
     /// Watches other scopes from now on. What is known of subjects that stay is kept.
-    pub fn rescope(&mut self, scopes: &[ScopeConfig]) {
-        self.scopes = Scopes::new(scopes);
+    ///
+    /// # Errors
+    /// If a scope cannot be used; then nothing changes.
+    pub fn set_scopes(&mut self, scopes: &[ScopeConfig]) -> Result<(), ScopeError> {
+        self.scopes = Scopes::new(scopes)?;
         self.known.values_mut().for_each(|known| known.identified = 0);
+        Ok(())
     }
 
     /// Whose descendants are left out, and who is itself; this process unless told otherwise.
@@ -116,11 +116,11 @@ impl Survey {
         Self { watcher, ..self }
     }
 
-    /// Reads everybody's memory. `now` is seconds since the Unix epoch.
-    pub fn look(&mut self, now: f64) -> Look {
+    /// Reads everybody's memory. `now` is seconds since the Unix epoch. The largest subjects come first.
+    pub fn look(&mut self, now: f64) -> Vec<(Subject, MemoryReading)> {
         let began = Instant::now();
         self.looks += 1;
-        if self.looks.is_multiple_of(MOUNTS_EVERY) {
+        if self.looks % MOUNTS_EVERY == 0 {
             self.mounts = Mounts::own();
         }
         self.scopes.find_namespaces();
@@ -130,13 +130,26 @@ impl Survey {
         let read: Vec<Read> = pids.into_iter().filter_map(|pid| self.read(pid, now)).collect();
         self.forget_the_ended();
         self.find_own_cgroups();
-        let (subjects, left_out) = self.subjects(&read, now);
-        Look {
-            subjects,
-            left_out: (left_out + too_many) as u64,
-            processes: read.len() as u64,
-            took: began.elapsed(),
-        }
+        let subjects = self.subjects(&read, now);
+        self.processes = read.len() as u64;
+        self.left_out += too_many as u64;
+        self.took = began.elapsed();
+        subjects
+    }
+
+    /// Subjects (and processes beyond 65,536) that the last look left out because there are too many.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// Processes that were read at the last look.
+    pub fn processes(&self) -> u64 {
+        self.processes
+    }
+
+    /// How long the last look took.
+    pub fn took(&self) -> Duration {
+        self.took
     }
 
     /// PIDs of a subject's processes at the last look.
@@ -278,7 +291,7 @@ impl Survey {
     }
 
     /// Adds up what was read.
-    fn subjects(&mut self, read: &[Read], now: f64) -> (Vec<(Subject, MemoryReading)>, usize) {
+    fn subjects(&mut self, read: &[Read], now: f64) -> Vec<(Subject, MemoryReading)> {
         let members = read.iter().filter_map(|(pid, memory)| {
             let known = self.known.get(pid)?;
             let part = known.part.as_ref()?;
@@ -287,7 +300,7 @@ impl Survey {
         });
         let mut sums: Vec<Sum<'_>> = sums(members, &self.leaders).into_values().collect();
         sums.sort_unstable_by_key(|sum| (std::cmp::Reverse(sum.private_bytes()), sum.leader.pid));
-        let left_out = sums.len().saturating_sub(MAX_SUBJECTS);
+        self.left_out = sums.len().saturating_sub(MAX_SUBJECTS) as u64;
         sums.truncate(MAX_SUBJECTS);
         let mut cgroups = MemoryCgroups::new(&self.mounts);
         let subjects = sums.iter().map(|sum| (self.subject(sum), self.reading(sum, now, &mut cgroups)));
@@ -295,7 +308,7 @@ impl Survey {
         let leader = |sum: &Sum<'_>| (sum.leader.pid, sum.leader.start_ticks);
         self.leaders = sums.iter().map(|sum| (sum.leader.part.key.clone(), leader(sum))).collect();
         self.forget_paused();
-        (subjects, left_out)
+        subjects
     }
 
     fn subject(&self, sum: &Sum<'_>) -> Subject {
