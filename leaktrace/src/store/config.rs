@@ -24,7 +24,11 @@ impl StoreConfig {
     /// What is wrong with the values, in one sentence; `None`: nothing.
     pub fn fault(&self) -> Option<String> {
         if self.max_size < Self::LEAST_SIZE {
-            return Some(format!("max_size = \"{}\" is too small: the least is {}", self.max_size, Self::LEAST_SIZE));
+            return Some(format!(
+                "max_size = \"{}\" is too small: the least is {}",
+                self.max_size,
+                Self::LEAST_SIZE
+            ));
         }
         let short = self.keep < Self::LEAST_KEEP;
         short.then(|| format!("keep = \"{}\" is too short: the least is {}", self.keep, Self::LEAST_KEEP))

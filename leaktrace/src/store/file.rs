@@ -5,9 +5,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{
-    Connection, OpenFlags, Transaction, TransactionBehavior, config::DbConfig,
-};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, config::DbConfig};
 
 use super::{
     Entry, StoreConfig, StoreError,
@@ -64,7 +62,11 @@ impl Store {
     }
 
     /// The same with other versions of the tables.
-    pub(super) fn open_as(path: &Path, config: &StoreConfig, migrations: &[&str]) -> Result<Self, StoreError> {
+    pub(super) fn open_as(
+        path: &Path,
+        config: &StoreConfig,
+        migrations: &[&str],
+    ) -> Result<Self, StoreError> {
         make_private(path)?;
         let lock = Lock::take(path)?;
         let (connection, notice) = match connect(path, config, migrations) {
@@ -267,7 +269,8 @@ pub(super) fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<u6
 
 fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let failed = |error| StoreError::of(path, error);
-    let answer: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+    let answer: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
     match answer.as_str() {
         "ok" => Ok(()),
         what => Err(StoreError::Damaged { path: path.to_owned(), what: first_line(what) }),

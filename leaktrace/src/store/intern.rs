@@ -70,15 +70,23 @@ impl Interned {
         Ok(id)
     }
 
-    fn new_stack(&mut self, to: &Connection, site: &SiteReport, hashes: &[Hash], hash: Hash) -> rusqlite::Result<i64> {
+    fn new_stack(
+        &mut self,
+        to: &Connection,
+        site: &SiteReport,
+        hashes: &[Hash],
+        hash: Hash,
+    ) -> rusqlite::Result<i64> {
         let frames = site.frames.iter().zip(hashes).map(|(frame, hash)| self.frame(to, frame, *hash));
         let frames: Vec<i64> = frames.collect::<rusqlite::Result<_>>()?;
         let list: Vec<String> = frames.iter().map(i64::to_string).collect();
         let domain = self.string(to, &site.domain)?;
         let label = self.perhaps(to, site.label.as_deref())?;
         let truncated = self.perhaps(to, site.truncated.as_deref())?;
-        to.prepare_cached("INSERT INTO stacks (hash, domain, label, truncated, frames) VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .insert(params![hash, domain, label, truncated, format!("[{}]", list.join(","))])
+        to.prepare_cached(
+            "INSERT INTO stacks (hash, domain, label, truncated, frames) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .insert(params![hash, domain, label, truncated, format!("[{}]", list.join(","))])
     }
 
     fn frame(&mut self, to: &Connection, frame: &Frame, hash: Hash) -> rusqlite::Result<i64> {

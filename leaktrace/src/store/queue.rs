@@ -131,6 +131,9 @@ impl Queue {
         if inner.waiting.is_empty() && inner.closed {
             return None;
         }
+        if inner.waiting.is_empty() {
+            inner.settle();
+        }
         inner.counts = [0; 3];
         let batch = std::mem::take(&mut inner.waiting);
         Some(batch.into_iter().map(|(_, entry)| entry).collect())
@@ -179,7 +182,8 @@ impl Queue {
         let goal = inner.sent;
         inner.awaited = inner.awaited.max(goal);
         self.changed.notify_all();
-        inner = self.wait(inner, longest, |inner| inner.settled < goal && inner.awaited >= goal && !inner.gone);
+        inner =
+            self.wait(inner, longest, |inner| inner.settled < goal && inner.awaited >= goal && !inner.gone);
         inner.settled >= goal
     }
 

@@ -165,7 +165,8 @@ fn drop_oldest(connection: &mut Connection) -> rusqlite::Result<usize> {
     // Below that number, rows of these are not worth dropping, and tell most.
     let tables = [("reports", 1), ("memory", 1), ("decisions", 200), ("alerts", 200), ("verdicts", 1000)];
     for (table, few) in tables.into_iter().chain([("evidence", 200), ("unexplained", 200)]) {
-        let rows: i64 = transaction.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))?;
+        let rows: i64 =
+            transaction.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))?;
         let surplus = (rows - few).clamp(0, rows / 20 + 1);
         let sql = format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} ORDER BY id LIMIT ?1)");
         dropped += transaction.prepare_cached(&sql)?.execute([surplus])?;

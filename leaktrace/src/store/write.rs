@@ -37,8 +37,10 @@ pub(super) fn entry(to: &Connection, interned: &mut Interned, entry: &Entry) -> 
         Entry::Alert(raised) => alert(to, raised),
         Entry::Evidence { subject, at_unix_s, reason, directory } => {
             let subject = subject_of(to, subject)?;
-            to.prepare_cached("INSERT INTO evidence (subject, at, reason, directory) VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![subject, number(*at_unix_s), reason, directory])?;
+            to.prepare_cached(
+                "INSERT INTO evidence (subject, at, reason, directory) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![subject, number(*at_unix_s), reason, directory])?;
             Ok(())
         }
     }
@@ -49,7 +51,10 @@ pub(super) fn is_about_the_entry(error: &Error) -> bool {
     match error.sqlite_error_code() {
         Some(code) => matches!(
             code,
-            ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig | ErrorCode::ParameterOutOfRange
+            ErrorCode::ConstraintViolation
+                | ErrorCode::TypeMismatch
+                | ErrorCode::TooBig
+                | ErrorCode::ParameterOutOfRange
         ),
         None => true,
     }
@@ -231,7 +236,12 @@ fn change_verdict(to: &Connection, id: i64, at_unix_s: f64, verdict: &Verdict) -
 }
 
 /// One row for as long as there is something unexplained, with the latest figures.
-fn unexplained(to: &Connection, subject: i64, at_unix_s: f64, growth: Option<&Unexplained>) -> rusqlite::Result<()> {
+fn unexplained(
+    to: &Connection,
+    subject: i64,
+    at_unix_s: f64,
+    growth: Option<&Unexplained>,
+) -> rusqlite::Result<()> {
     let at = number(at_unix_s);
     let Some(growth) = growth else {
         return to
@@ -268,7 +278,9 @@ fn decision(to: &Connection, made: &Decision) -> rusqlite::Result<()> {
             .prepare_cached("UPDATE decisions SET at = ?2, times = times + 1 WHERE id = ?1")?
             .execute(params![id, at]),
         None => to
-            .prepare_cached("INSERT INTO decisions (subject, began, at, times, sentence) VALUES (?1, ?2, ?2, 1, ?3)")?
+            .prepare_cached(
+                "INSERT INTO decisions (subject, began, at, times, sentence) VALUES (?1, ?2, ?2, 1, ?3)",
+            )?
             .execute(params![subject, at, made.sentence]),
     }
     .map(drop)

@@ -73,7 +73,8 @@ fn image(to: &Connection, session: u64, process: &ProcessReport) -> rusqlite::Re
     match found {
         Some((id, name)) if name == process.name => return Ok(id),
         Some((id, _)) => {
-            to.prepare_cached("UPDATE images SET name = ?2 WHERE id = ?1")?.execute(params![id, process.name])?;
+            to.prepare_cached("UPDATE images SET name = ?2 WHERE id = ?1")?
+                .execute(params![id, process.name])?;
             return Ok(id);
         }
         None => {}
@@ -96,7 +97,12 @@ fn image(to: &Connection, session: u64, process: &ProcessReport) -> rusqlite::Re
     ])
 }
 
-fn process_reading(to: &Connection, report: i64, image: i64, process: &ProcessReport) -> rusqlite::Result<()> {
+fn process_reading(
+    to: &Connection,
+    report: i64,
+    image: i64,
+    process: &ProcessReport,
+) -> rusqlite::Result<()> {
     let growth = process.growth;
     to.prepare_cached(
         "INSERT OR REPLACE INTO process_readings (report, image, ended, rss, live_bytes, live_blocks, survivor_bytes, \
