@@ -9,6 +9,7 @@ pub mod group;
 mod heading;
 pub mod human;
 pub mod json;
+pub mod line;
 pub mod merge;
 pub mod model;
 pub mod output;
