@@ -33,7 +33,8 @@ fn message(alert: &Alert) -> String {
 }
 
 fn stack(frames: &[String]) -> Option<String> {
-    let shown: Vec<String> = frames.iter().take(FRAMES).map(|line| harmless(&cut_middle(line, 120))).collect();
+    let shown: Vec<String> =
+        frames.iter().take(FRAMES).map(|line| harmless(&cut_middle(line, 120))).collect();
     (!shown.is_empty()).then(|| format!("```\n{}\n```", shown.join("\n")))
 }
 
@@ -83,7 +84,8 @@ mod tests {
     #[test]
     fn long_alerts_are_cut_at_a_line() {
         let suspect = Suspect { stack: vec!["x".repeat(100); 6], ..Suspect::default() };
-        let alert = Alert { suspects: vec![suspect; 5], see_more: vec!["y".repeat(3000)], ..Alert::default() };
+        let alert =
+            Alert { suspects: vec![suspect; 5], see_more: vec!["y".repeat(3000)], ..Alert::default() };
         let text = message(&alert);
         assert!(text.len() <= MOST + 8 && text.ends_with('…'), "{text}");
         assert_eq!(text.matches("```").count() % 2, 0);

@@ -59,7 +59,8 @@ impl AlertConfig {
     fn numbers(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         if self.timeout.0.is_zero() {
-            mistakes.push("alerts.timeout is zero, which no delivery can keep: write one such as \"10s\"".into());
+            mistakes
+                .push("alerts.timeout is zero, which no delivery can keep: write one such as \"10s\"".into());
         }
         if !(1..=MOST_ATTEMPTS).contains(&self.attempts) {
             mistakes.push(format!("alerts.attempts is {}: write 1 to {MOST_ATTEMPTS}", self.attempts));
@@ -79,7 +80,9 @@ fn twice<'a>(kind: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     names.sort_unstable();
     let repeated = names.chunk_by(|one, other| one == other).filter(|same| same.len() > 1);
     let named = repeated.filter_map(|same| same.first());
-    named.map(|name| format!("several alert {kind}s are called \"{name}\": give each a name of its own")).collect()
+    named
+        .map(|name| format!("several alert {kind}s are called \"{name}\": give each a name of its own"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -165,7 +168,8 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let config = read("sink = [{ name = 's', webhook = 'https://x/T0PSECRET', headers = { a = 'T0PSECRET' } }]");
+        let config =
+            read("sink = [{ name = 's', webhook = 'https://x/T0PSECRET', headers = { a = 'T0PSECRET' } }]");
         assert!(!format!("{config:?}").contains("T0PSECRET"));
     }
 }

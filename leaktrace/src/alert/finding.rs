@@ -57,7 +57,10 @@ pub fn findings<'a>(rule: &Rule, state: &'a SubjectState) -> Vec<Finding<'a>> {
         }
         Condition::ShareOfLimit(most) => {
             let share = state.memory.cgroup.and_then(|cgroup| cgroup.share_of_limit());
-            share.map(|share| finding(rule, state, above(share, most), || of_limit(state))).into_iter().collect()
+            share
+                .map(|share| finding(rule, state, above(share, most), || of_limit(state)))
+                .into_iter()
+                .collect()
         }
         Condition::TimeToLimit(within_s) => {
             let left_s = state.trend.to_limit_s;

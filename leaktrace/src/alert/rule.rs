@@ -112,8 +112,10 @@ impl RuleConfig {
         }
         mistakes.extend(self.rule().err());
         if !self.suspect {
-            let given =
-                [("least_confidence", self.least_confidence.is_some()), ("least_growth", self.least_growth.is_some())];
+            let given = [
+                ("least_confidence", self.least_confidence.is_some()),
+                ("least_growth", self.least_growth.is_some()),
+            ];
             mistakes.extend(given.iter().filter(|(_, given)| *given).map(|(key, _)| {
                 format!("alert rule \"{}\" has {key}, which only goes with suspect = true", self.name)
             }));
@@ -158,7 +160,10 @@ impl RuleConfig {
     fn patterns(&self) -> Result<Option<GlobSet>, String> {
         let Some(patterns) = &self.subjects else { return Ok(None) };
         if patterns.is_empty() {
-            return Err(format!("alert rule \"{}\" has an empty list of subjects: leave subjects out", self.name));
+            return Err(format!(
+                "alert rule \"{}\" has an empty list of subjects: leave subjects out",
+                self.name
+            ));
         }
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {

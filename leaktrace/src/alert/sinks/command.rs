@@ -42,7 +42,9 @@ impl Deliver for Program {
         let mut child = command.spawn().map_err(|error| failed("start", error))?;
         match finish(&mut child, self.limit).map_err(|error| failed("wait for", error))? {
             Some(status) if status.success() => Ok(()),
-            Some(status) => Err(Failure::later(format!("{name} failed ({status}): what it said is in the log"))),
+            Some(status) => {
+                Err(Failure::later(format!("{name} failed ({status}): what it said is in the log")))
+            }
             None => Err(Failure::later(format!(
                 "{name} had not ended after {} and was killed",
                 duration(self.limit.as_secs_f64())
@@ -69,7 +71,9 @@ fn variables(alert: &Alert) -> impl Iterator<Item = (&'static str, String)> {
         ("LEAKTRACE_SENTENCE", alert.sentence.clone()),
         ("LEAKTRACE_EVIDENCE", alert.evidence.clone().unwrap_or_default()),
     ];
-    named.into_iter().map(|(name, value)| (name, cut_middle(&printable(&value), MOST_OF_A_VARIABLE).into_owned()))
+    named
+        .into_iter()
+        .map(|(name, value)| (name, cut_middle(&printable(&value), MOST_OF_A_VARIABLE).into_owned()))
 }
 
 /// Its status; `None`: it was killed for taking too long.

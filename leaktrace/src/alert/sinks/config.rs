@@ -159,7 +159,8 @@ impl SinkConfig {
 
     fn all_headers(&self) -> Vec<(String, Value)> {
         let given = self.headers.iter().map(|(name, value)| (name.clone(), Value::Given(value.clone())));
-        let in_files = self.header_files.iter().map(|(name, file)| (name.clone(), Value::InFile(file.clone())));
+        let in_files =
+            self.header_files.iter().map(|(name, file)| (name.clone(), Value::InFile(file.clone())));
         given.chain(in_files).take(MOST_HEADERS).collect()
     }
 
@@ -170,14 +171,17 @@ impl SinkConfig {
             (!path.is_absolute()).then_some(told)
         };
         let mut mistakes: Vec<String> = match place {
-            Place::Webhook { address, headers, .. } => return self.mistakes_in_webhook(&sink, address, headers),
+            Place::Webhook { address, headers, .. } => {
+                return self.mistakes_in_webhook(&sink, address, headers);
+            }
             Place::Command(words) => command(&sink, words).into_iter().collect(),
             Place::Syslog(path) | Place::Journal(path) => absolute("the socket", path).into_iter().collect(),
             Place::File(path) => absolute("the file", path).into_iter().collect(),
         };
         let webhook_only = self.body.is_some() || !self.headers.is_empty() || !self.header_files.is_empty();
         if webhook_only {
-            mistakes.push(format!("{sink} has a body or headers, which only go with a webhook: take them out"));
+            mistakes
+                .push(format!("{sink} has a body or headers, which only go with a webhook: take them out"));
         }
         mistakes
     }

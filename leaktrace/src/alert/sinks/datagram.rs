@@ -12,7 +12,8 @@ pub(super) fn send(path: &Path, bytes: &[u8], limit: Duration) -> Result<(), Fai
         socket.set_write_timeout(Some(limit.max(Duration::from_millis(1))))?;
         socket.send_to(bytes, path)
     };
-    let sent = send().map_err(|error| Failure::of_io(&format!("cannot send to {}", path.display()), &error))?;
+    let sent =
+        send().map_err(|error| Failure::of_io(&format!("cannot send to {}", path.display()), &error))?;
     if sent < bytes.len() {
         return Err(Failure::later(format!("{} took only a part of the message", path.display())));
     }

@@ -35,7 +35,9 @@ impl Retry {
         match next {
             Next::Never => None,
             Next::After(asked) => Some(asked.min(LONGEST_ASKED).max(self.first)),
-            Next::Later => Some(self.backed_off(attempt).mul_f64(0.5 + random as f64 / u64::MAX as f64 / 2.0)),
+            Next::Later => {
+                Some(self.backed_off(attempt).mul_f64(0.5 + random as f64 / u64::MAX as f64 / 2.0))
+            }
         }
     }
 

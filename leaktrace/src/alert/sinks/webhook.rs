@@ -58,7 +58,8 @@ impl Deliver for Webhook {
             return Err(Failure::later(mistake));
         }
         let uri: Uri = address.parse().map_err(|_| Failure::later("the webhook's address cannot be read"))?;
-        let host = uri.authority().map_or("", |authority| authority.as_str().rsplit('@').next().unwrap_or(""));
+        let host =
+            uri.authority().map_or("", |authority| authority.as_str().rsplit('@').next().unwrap_or(""));
         let sent = self.send(&uri, alert);
         let answer = sent.map_err(|error| unanswered(host, self.limit, &error))?;
         judge(host, answer)
@@ -69,7 +70,8 @@ impl Webhook {
     fn send(&self, uri: &Uri, alert: &Alert) -> Result<Response<Answer>, ureq::Error> {
         let mut request = agent(uri, self.limit).post(uri.clone()).content_type("application/json");
         for (name, value) in &self.headers {
-            let value = text(value).map_err(|failure| ureq::Error::Io(io::Error::other(failure.to_string())))?;
+            let value =
+                text(value).map_err(|failure| ureq::Error::Io(io::Error::other(failure.to_string())))?;
             request = request.header(name, value);
         }
         request.send(match self.body {
@@ -90,7 +92,9 @@ fn agent(uri: &Uri, limit: Duration) -> Agent {
     // A proxy has another loopback.
     let config = if is_loopback(uri) { config.proxy(None) } else { config };
     let tls = TlsConfig::builder().root_certs(trusted()).build();
-    Agent::new_with_config(if uri.scheme_str() == Some("https") { config.tls_config(tls) } else { config }.build())
+    Agent::new_with_config(
+        if uri.scheme_str() == Some("https") { config.tls_config(tls) } else { config }.build(),
+    )
 }
 
 fn is_loopback(uri: &Uri) -> bool {
@@ -103,7 +107,8 @@ fn trusted() -> RootCerts {
     let named = env::var_os("SSL_CERT_FILE").map(Into::into);
     let mut files = named.into_iter().chain(TRUSTED.map(Into::into));
     let read = |file: std::path::PathBuf| read(&file, MOST_OF_CERTIFICATES).ok();
-    let certificates = files.find_map(|file| Some(certificates(&read(file)?)).filter(|found| !found.is_empty()));
+    let certificates =
+        files.find_map(|file| Some(certificates(&read(file)?)).filter(|found| !found.is_empty()));
     certificates.map_or(RootCerts::WebPki, RootCerts::from)
 }
 
@@ -190,16 +195,21 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_to_repeat_is_not_repeated() {
-        for (status, hopeless) in [(400, true), (401, true), (404, true), (408, false), (429, false), (500, false)] {
+        for (status, hopeless) in
+            [(400, true), (401, true), (404, true), (408, false), (429, false), (500, false)]
+        {
             assert_eq!(is_hopeless(StatusCode::from_u16(status).expect("a status")), hopeless, "{status}");
         }
     }
 
     #[test]
     fn loopback_needs_no_proxy() {
-        for (address, loopback) in
-            [("http://127.0.0.1:1/", true), ("http://[::1]/", true), ("http://localhost/", true), ("http://a.b/", false)]
-        {
+        for (address, loopback) in [
+            ("http://127.0.0.1:1/", true),
+            ("http://[::1]/", true),
+            ("http://localhost/", true),
+            ("http://a.b/", false),
+        ] {
             assert_eq!(is_loopback(&address.parse().expect("an address")), loopback, "{address}");
         }
     }
