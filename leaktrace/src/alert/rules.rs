@@ -1,8 +1,9 @@
 //! All rules together: the daemon's state in, alerts out. No I/O and no clock; what it remembers is what people were told.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
@@ -27,6 +28,9 @@ const MOST_AT_ONCE: usize = 50;
 /// Most suspects that an alert carries.
 const MOST_SUSPECTS: usize = 5;
 
+/// Most alerts that are kept to be looked at.
+const MOST_RECENT: usize = 100;
+
 /// How far back a report goes where nobody knows since when memory grows, seconds.
 const USUAL_STRETCH_S: f64 = 86_400.0;
 
@@ -39,6 +43,8 @@ pub struct Rules {
     told: Told,
     /// OOM kills by [`crate::watched::Subject::key`].
     kills: HashMap<String, Kills>,
+    /// The latest first.
+    recent: VecDeque<Arc<Alert>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,18 +83,33 @@ impl Rules {
             history: (history != Path::new(store::DEFAULT_FILE)).then(|| history.to_owned()),
             told: Told::new(patience),
             kills: HashMap::new(),
+            recent: VecDeque::new(),
         }
     }
 
-    /// What the history says that people were told: it is not repeated.
-    pub fn restore<'a>(&mut self, alerts: impl IntoIterator<Item = &'a Alert>) {
-        alerts.into_iter().for_each(|alert| self.told.remember(&alert.fingerprint, alert.at_unix_s));
+    /// What the history says that people were told, the oldest first: it is not repeated.
+    pub fn restore(&mut self, alerts: impl IntoIterator<Item = Alert>) {
+        for alert in alerts {
+            self.told.remember(&alert.fingerprint, alert.at_unix_s);
+            self.keep(alert);
+        }
+    }
+
+    /// What people were told lately, the latest first.
+    pub fn recent(&self) -> Vec<Arc<Alert>> {
+        self.recent.iter().cloned().collect()
+    }
+
+    fn keep(&mut self, alert: Alert) {
+        self.recent.push_front(Arc::new(alert));
+        self.recent.truncate(MOST_RECENT);
     }
 
     /// Takes over what an older configuration's rules have told: for a reload.
     pub fn take_over(&mut self, older: Self) {
         self.told.take_over(older.told);
         self.kills = older.kills;
+        self.recent = older.recent;
     }
 
     /// What people are to be told now.
@@ -107,6 +128,7 @@ impl Rules {
         }
         alerts.extend(self.kills(state, now_unix_s));
         self.told.end_round(now_unix_s);
+        alerts.iter().for_each(|alert| self.keep(alert.clone()));
         alerts
     }
 
@@ -125,13 +147,17 @@ impl Rules {
             format!("the kernel killed {who} of {} for want of memory", text::name(&subject.subject));
         let mut alert = self.killed(subject, sentence, now_unix_s)?;
         alert.evidence = evidence;
+        self.keep(alert.clone());
         Some(alert)
     }
 
     /// The daemon itself is in trouble. `cause` is a word that tells one trouble from another; `None`: it was told lately.
     pub fn daemon(&mut self, cause: &str, sentence: &str, now_unix_s: f64) -> Option<Alert> {
         let fingerprint = format!("daemon|{cause}");
-        self.told.is_new_event(&fingerprint, now_unix_s).then(|| Alert {
+        if !self.told.is_new_event(&fingerprint, now_unix_s) {
+            return None;
+        }
+        let alert = Alert {
             kind: AlertKind::Daemon,
             fingerprint,
             at_unix_s: now_unix_s,
@@ -139,7 +165,9 @@ impl Rules {
             sentence: sentence.to_owned(),
             see_more: vec!["journalctl --unit leaktrace".to_owned()],
             ..Alert::default()
-        })
+        };
+        self.keep(alert.clone());
+        Some(alert)
     }
 
     /// Kills that nobody told us of, by the cgroups' own count. They are told one look later: whoever sees the kill itself
