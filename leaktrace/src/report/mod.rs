@@ -6,7 +6,7 @@ pub mod fingerprint;
 pub mod flamegraph;
 pub mod folded;
 pub mod group;
-mod heading;
+pub(crate) mod heading;
 pub mod human;
 pub mod json;
 pub mod merge;
@@ -20,6 +20,6 @@ mod python;
 mod table;
 pub mod text;
 pub mod truth;
-mod wording;
+pub(crate) mod wording;
 
 pub use output::{OutputError, OutputFormat, check_writable, write_file};
