@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use leaktrace::{
-    report::model::{Amount, Detail, Frame, FrameKind, Growth, ProcessReport, Reason, Report, SiteReport},
+    report::model::{
+        Amount, Detail, Frame, FrameKind, Growth, MergeBy, ProcessReport, Reason, Report, SiteReport,
+    },
     top::{About, Action, App, Theme, view::draw},
 };
 use ratatui::{Terminal, backend::TestBackend, buffer::Buffer};
@@ -105,7 +107,7 @@ fn one_of_several_processes() {
 
 #[test]
 fn containers_seen_as_one() {
-    let mut app = growing(&containers());
+    let mut app = growing(&containers(MergeBy::Process));
     press(&mut app, "of\n");
     insta::assert_snapshot!(screen(&mut app, 120, 30));
 }
@@ -150,7 +152,7 @@ fn a_file_is_asked_for() {
 #[test]
 fn no_size_and_no_state_breaks_a_picture() {
     let states = ["", "\n", "p", "p↓\n", "?", "t", "m", "/x", "w", "sv\n", "fo", " "];
-    for report in [normal(), several(), containers(), Report::default()] {
+    for report in [normal(), several(), containers(MergeBy::Process), Report::default()] {
         for keys in states {
             let mut app = growing(&report);
             press(&mut app, keys);
