@@ -6,7 +6,7 @@ pub mod fingerprint;
 pub mod flamegraph;
 pub mod folded;
 pub mod group;
-mod heading;
+pub(crate) mod heading;
 pub mod human;
 pub mod json;
 pub mod line;
