@@ -60,10 +60,11 @@ impl SiteBook {
         let frames = seen.values().filter_map(|seen| seen.largest).flat_map(|site| &site.frames);
         let paths = ShortPaths::new(&roots, frames);
         for (key, seen) in &seen {
-            let site = self.sites.entry(*key).or_insert_with(|| Site {
-                stack: seen.largest.map(|site| stack(site, &paths)).unwrap_or_default(),
-                ..Site::default()
-            });
+            let site = self.sites.entry(*key).or_default();
+            // Of one that a restart has left, only the readings may be known.
+            if site.stack.is_empty() {
+                site.stack = seen.largest.map(|site| stack(site, &paths)).unwrap_or_default();
+            }
             site.survivors = seen.survivors;
             site.take(SiteReading {
                 at_unix_s,

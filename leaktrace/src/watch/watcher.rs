@@ -18,8 +18,8 @@ use super::{
     config::Config,
     evidence::Keeper,
     kills::Kills,
+    memory_of_old::Memory,
     own::Own,
-    pending::Server,
     schedule::{self, Phase, Step},
     signals::{Asked, Signals},
     subject::Watched,
@@ -31,6 +31,7 @@ use crate::{
     alert::{Alert, Rules, Sinks},
     cli::Failure,
     report::{aside::say, model::Detail},
+    serve::Server,
     session::{
         Event,
         prediction::{Prediction, PredictionError, predict},
@@ -64,11 +65,13 @@ pub struct Watcher {
     pub(super) writer: Writer,
     pub(super) rules: Rules,
     sinks: Sinks,
-    server: Server,
+    server: Option<Server>,
     pub(super) keeper: Arc<Keeper>,
     pub(super) kills: Kills,
     published: Published,
     own: Own,
+    /// What was known before the start.
+    memory: Memory,
     heard: (Sender<Heard>, Receiver<Heard>),
     predicted: (Sender<Predicted>, Receiver<Predicted>),
     pub(super) written: (Sender<super::kills::Written>, Receiver<super::kills::Written>),
@@ -86,10 +89,10 @@ impl Watcher {
         let notice = writer.notice().map(str::to_owned);
         let clock = Clock::start();
         let published = Published::default();
-        let server =
-            Server::start(&config.serve, published.clone(), history).map_err(|error| failed(&error))?;
+        let server = Server::start(&config.serve, published.clone()).map_err(|error| failed(&error))?;
         let mut watcher = Self {
             options: Options::from(&config.verdict),
+            memory: Memory::open(&history, clock.now()),
             started_unix_s: clock.now(),
             survey: Survey::new(&config.scope).map_err(|error| failed(&error))?,
             subjects: HashMap::new(),
@@ -105,7 +108,7 @@ impl Watcher {
             config,
             clock,
             writer,
-            server,
+            server: Some(server),
             published,
         };
         if let Some(notice) = notice {
@@ -177,7 +180,7 @@ impl Watcher {
         let is_new = !self.subjects.contains_key(&key);
         let watched = self.subjects.entry(key).or_insert_with(|| Watched::new(subject.clone(), tick_s));
         if is_new {
-            super::memory_of_old::restore(watched, &self.config.history_file(), self.started_unix_s);
+            self.memory.restore(watched);
         }
         if is_new || watched.subject != subject {
             self.writer.send(Entry::Subject(subject.clone()));
@@ -330,6 +333,8 @@ impl Watcher {
                         verdicts: changed,
                     });
                 }
+                let unexplained = watched.unexplained.clone();
+                self.writer.send(Entry::Unexplained { subject: key.clone(), at_unix_s: now, unexplained });
                 self.report_came(&key);
             }
             Event::Ended(status) => self.trace_ended(&key, now, &status),
@@ -390,8 +395,7 @@ impl Watcher {
     }
 
     fn restore_alerts(&mut self) {
-        let recent = super::memory_of_old::alerts(&self.config.history_file(), self.started_unix_s);
-        self.rules.restore(&recent);
+        self.rules.restore(self.memory.alerts());
     }
 
     fn publish(&mut self, now: f64) -> Arc<State> {
@@ -414,6 +418,7 @@ impl Watcher {
             started_unix_s: self.started_unix_s,
             interval_s: self.config.interval.0.as_secs_f64(),
             subjects,
+            alerts: self.rules.recent(),
             own,
         });
         self.published.get()
@@ -451,10 +456,7 @@ impl Watcher {
         // Dropped, the old ones deliver what waits.
         self.sinks = sinks;
         if config.serve != self.config.serve {
-            match Server::start(&config.serve, self.published.clone(), config.history_file()) {
-                Ok(server) => std::mem::replace(&mut self.server, server).stop(),
-                Err(error) => self.decide(None, error.to_string()),
-            }
+            self.serve_anew(&config);
         }
         self.keeper = Arc::new(Keeper::new(config.evidence_directory(), &config.evidence));
         // The history stays open as it is.
@@ -462,6 +464,17 @@ impl Watcher {
         let history = std::mem::take(&mut self.config.history);
         self.config = Config { state_directory, history, ..config };
         Ok(())
+    }
+
+    /// The old server ends first: the new one may listen where it did.
+    fn serve_anew(&mut self, config: &Config) {
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+        match Server::start(&config.serve, self.published.clone()) {
+            Ok(server) => self.server = Some(server),
+            Err(error) => self.decide(None, format!("nothing is served any more: {error}")),
+        }
     }
 
     /// Ends every trace, waits for the last reports, and lets everybody finish.
@@ -480,7 +493,9 @@ impl Watcher {
         if timeout(LAST_REPORTS, ends).await.is_err() {
             say("some processes that trace have not ended in time; they end by themselves");
         }
-        self.server.stop();
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
         self.sinks.stop(LAST_WORDS);
         if !self.writer.flush(LAST_WORDS) {
             say("the history could not be written to the end");
