@@ -135,7 +135,8 @@ impl SiteBook {
     /// Which share of the growth while traced known leaks explain, 0 to 1.
     pub fn explained(&self) -> f64 {
         let leaks = self.sites.values().filter(|site| site.verdict.is_leak());
-        leaks.filter_map(|site| site.verdict.share_of_growth).sum::<f64>().clamp(0.0, 1.0)
+        // An empty sum is -0.0, which people would be shown.
+        leaks.filter_map(|site| site.verdict.share_of_growth).fold(0.0, |sum, share| sum + share).min(1.0)
     }
 
     /// Readings of the processes, the oldest first.
