@@ -23,8 +23,10 @@ pub mod probed_code;
 pub mod program;
 pub mod prometheus;
 pub mod rules;
+pub mod screenshot;
 pub mod service;
 pub mod target;
+pub mod terminal;
 pub mod tracer;
 
 pub use container::Container;
@@ -32,6 +34,7 @@ pub use expectation::Expectation;
 pub use found::Found;
 pub use output::{Process, Report};
 pub use target::Target;
+pub use terminal::Terminal;
 pub use tracer::{Outcome, Tracer};
 
 use std::{env, time::Duration};
