@@ -95,7 +95,10 @@ fn a_webhook_gets_everything_as_json_with_the_headers_that_were_configured() {
     let secret = directory.path().join("token");
     fs::write(&secret, "Bearer abc\n").expect("a file");
     let listener = Listener::start(&[Reply::status(204)]).expect("a listener");
-    let headers = format!("headers = {{ X-Team = 'memory' }}\nheader_files = {{ Authorization = '{}' }}", secret.display());
+    let headers = format!(
+        "headers = {{ X-Team = 'memory' }}\nheader_files = {{ Authorization = '{}' }}",
+        secret.display()
+    );
     let sinks = start(&webhook(&listener, &headers));
     sinks.raise(&alert());
     assert_eq!(state(&settled(&sinks)), (1, 0, ""));
@@ -121,8 +124,7 @@ fn a_chat_gets_a_text() {
 #[test]
 fn what_fails_for_a_while_is_tried_again() {
     let asked = Reply::Status(429, vec![("Retry-After", "0".into())], "");
-    let listener =
-        Listener::start(&[Reply::status(500), asked, Reply::status(200)]).expect("a listener");
+    let listener = Listener::start(&[Reply::status(500), asked, Reply::status(200)]).expect("a listener");
     let sinks = start(&webhook(&listener, ""));
     sinks.raise(&alert());
     let states = settled(&sinks);
@@ -141,7 +143,8 @@ fn a_connection_that_is_closed_is_tried_again() {
 
 #[test]
 fn attempts_are_bounded() {
-    let listener = Listener::start(&[Reply::Status(503, Vec::new(), "down for \u{1b}[31m maintenance")]).expect("a listener");
+    let listener = Listener::start(&[Reply::Status(503, Vec::new(), "down for \u{1b}[31m maintenance")])
+        .expect("a listener");
     let sinks = start(&webhook(&listener, ""));
     sinks.raise(&alert());
     let states = settled(&sinks);
@@ -178,7 +181,8 @@ fn a_webhook_that_hangs_delays_neither_other_sinks_nor_the_end() {
     let hanging = Listener::start(&[Reply::Hang]).expect("a listener");
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("alerts.jsonl");
-    let sinks = start(&format!("{}[[sink]]\nname = 'file'\nfile = '{}'", webhook(&hanging, ""), file.display()));
+    let sinks =
+        start(&format!("{}[[sink]]\nname = 'file'\nfile = '{}'", webhook(&hanging, ""), file.display()));
     sinks.raise(&alert());
     hanging.await_requests(1).expect("it was asked");
     sinks.raise(&alert());
@@ -242,7 +246,8 @@ fn script(text: &str) -> (TempDir, String) {
     let file = directory.path().join("script");
     let text = format!("#!/bin/sh\ncd '{}'\n{text}\n", directory.path().display());
     // Written by another process: whoever forks at this moment must not hold it open for writing when it is started.
-    let mut tee = Command::new("tee").arg(&file).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("tee");
+    let mut tee =
+        Command::new("tee").arg(&file).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("tee");
     tee.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("written");
     assert!(tee.wait().expect("tee ends").success());
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("a mode");
@@ -252,7 +257,8 @@ fn script(text: &str) -> (TempDir, String) {
 
 #[test]
 fn a_command_gets_the_alert_on_its_input_and_in_variables() {
-    let (directory, command) = script(r#"cat > input; echo "$1 $LEAKTRACE_KIND $LEAKTRACE_NAME $LEAKTRACE_PID" > words"#);
+    let (directory, command) =
+        script(r#"cat > input; echo "$1 $LEAKTRACE_KIND $LEAKTRACE_NAME $LEAKTRACE_PID" > words"#);
     let sinks = start(&command);
     sinks.raise(&alert());
     assert_eq!(state(&settled(&sinks)), (1, 0, ""));
@@ -417,14 +423,22 @@ impl SecureServer {
     fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let openssl = |arguments: &str| {
-            let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory.path()).output();
+            let output =
+                Command::new("openssl").args(arguments.split(' ')).current_dir(directory.path()).output();
             let output = output.expect("openssl must be installed (Debian: openssl)");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         };
-        openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=authority -keyout ca.key -out ca.pem -days 2");
-        openssl("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout server.key -out server.csr");
-        fs::write(directory.path().join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").expect("a file");
-        openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem");
+        openssl(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=authority -keyout ca.key -out ca.pem -days 2",
+        );
+        openssl(
+            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout server.key -out server.csr",
+        );
+        fs::write(directory.path().join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+            .expect("a file");
+        openssl(
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
+        );
         let child = Command::new("python3").args(["-c", SECURE_SERVER]).current_dir(directory.path()).spawn();
         let child = child.expect("python3 must be installed");
         let port = wait_for(|| fs::read_to_string(directory.path().join("port")).ok()?.parse().ok());

@@ -1,19 +1,6 @@
 //! Not yet there.
-use crate::{
-    alert::Alert,
-    report::fingerprint::SiteKey,
-    serve::ServeConfig,
-    verdict::SiteReading,
-    watched::{MemoryReading, Published},
-};
-use std::path::{Path, PathBuf};
-pub struct Server;
-impl Server {
-    pub fn start(_: &ServeConfig, _: Published, _: PathBuf) -> Result<Self, String> {
-        Ok(Self)
-    }
-    pub fn stop(self) {}
-}
+use crate::{alert::Alert, report::fingerprint::SiteKey, verdict::SiteReading, watched::MemoryReading};
+use std::path::Path;
 pub struct History;
 impl History {
     pub fn open(_: &Path) -> Result<Self, String> {

@@ -133,7 +133,8 @@ fn answer(mut stream: TcpStream, reply: &Reply, ended: &Mutex<Receiver<()>>) {
         Reply::Close => {}
         Reply::Hang => drop(ended.lock().map(|ended| ended.recv())),
         Reply::Status(status, headers, body) => {
-            let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let headers: String =
+                headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
             let length = body.len();
             // Whoever does not want the answer any more may be gone.
             let _ = write!(

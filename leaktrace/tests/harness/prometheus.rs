@@ -31,7 +31,11 @@ impl Prometheus {
         fs::write(directory.path().join("prometheus.yml"), config).map_err(failed)?;
         let log = File::create(directory.path().join("log")).map_err(failed)?;
         let child = Command::new("prometheus")
-            .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0"])
+            .args([
+                "--config.file=prometheus.yml",
+                "--storage.tsdb.path=data",
+                "--web.listen-address=127.0.0.1:0",
+            ])
             .current_dir(directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -62,7 +66,8 @@ impl Prometheus {
     pub fn query(&self, query: &str) -> Outcomes<Vec<serde_json::Value>> {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let body = get(&self.address, &format!("/api/v1/query?query={encoded}"))?;
-        let answer: serde_json::Value = serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))?;
+        let answer: serde_json::Value =
+            serde_json::from_str(&body).map_err(|error| format!("{error}: {body}"))?;
         let series = answer["data"]["result"].as_array().cloned();
         series.ok_or_else(|| format!("{query}: {body}"))
     }
@@ -70,7 +75,8 @@ impl Prometheus {
     fn listening(&self) -> Outcomes<String> {
         let log = self.log();
         let line = log.lines().find(|line| line.contains("msg=\"Listening on\""));
-        let address = line.and_then(|line| line.split("address=").nth(1)).map(|address| address.trim().to_owned());
+        let address =
+            line.and_then(|line| line.split("address=").nth(1)).map(|address| address.trim().to_owned());
         address.ok_or_else(|| format!("prometheus does not listen: {log}"))
     }
 
@@ -96,7 +102,8 @@ pub fn check_metrics(text: &str, directory: &Path) -> Outcomes<()> {
         .stdin(input)
         .output()
         .map_err(|error| format!("promtool (Debian: prometheus): {error}"))?;
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     // It warns with status 0.
     if !output.status.success() || !said.trim().is_empty() {
         return Err(format!("promtool: {said}\n{text}"));
