@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     report::{
-        human::{noun_of, printable},
+        human::{plural, printable},
         wording::time_of_day,
     },
     store,
@@ -30,6 +30,9 @@ const MOST_SUSPECTS: usize = 5;
 
 /// Most alerts that are kept to be looked at.
 const MOST_RECENT: usize = 100;
+
+/// How long whoever sees a kill itself has to tell us of it before the cgroup's count does, seconds.
+const KILL_TOLD_S: f64 = 10.0;
 
 /// How far back a report goes where nobody knows since when memory grows, seconds.
 const USUAL_STRETCH_S: f64 = 86_400.0;
@@ -51,8 +54,8 @@ pub struct Rules {
 struct Kills {
     /// As the cgroup counts them.
     counted: u64,
-    /// They had grown at the last look, and nobody had told us of a kill.
-    untold: bool,
+    /// Since when they have grown without anybody having told us of a kill, seconds since the Unix epoch.
+    untold_since: Option<f64>,
 }
 
 /// Whom the kernel killed.
@@ -112,6 +115,13 @@ impl Rules {
         self.recent = older.recent;
     }
 
+    /// The clock was set by so many seconds: what is remembered moves along.
+    pub fn shift(&mut self, by_s: f64) {
+        self.told.shift(by_s);
+        let kills = self.kills.values_mut();
+        kills.filter_map(|kills| kills.untold_since.as_mut()).for_each(|since| *since += by_s);
+    }
+
     /// What people are to be told now.
     pub fn evaluate(&mut self, state: &State, now_unix_s: f64) -> Vec<Alert> {
         let mut alerts = Vec::new();
@@ -141,7 +151,7 @@ impl Rules {
         evidence: Option<String>,
         now_unix_s: f64,
     ) -> Option<Alert> {
-        self.kills.entry(subject.subject.key.clone()).or_default().untold = false;
+        self.kills.entry(subject.subject.key.clone()).or_default().untold_since = None;
         let who = format!("process {} ({})", victim.pid, printable(&victim.name));
         let sentence =
             format!("the kernel killed {who} of {} for want of memory", text::name(&subject.subject));
@@ -170,8 +180,8 @@ impl Rules {
         Some(alert)
     }
 
-    /// Kills that nobody told us of, by the cgroups' own count. They are told one look later: whoever sees the kill itself
-    /// knows more, and may be a moment behind.
+    /// Kills that nobody told us of, by the cgroups' own count. They are told a moment later: whoever sees the kill itself
+    /// knows more, and may be behind.
     fn kills(&mut self, state: &State, now_unix_s: f64) -> Vec<Alert> {
         let mut alerts = Vec::new();
         let mut seen = HashMap::with_capacity(self.kills.len());
@@ -179,18 +189,16 @@ impl Rules {
             let Some(cgroup) = subject.memory.cgroup else { continue };
             let key = &subject.subject.key;
             let before = self.kills.get(key).copied();
-            if before.is_some_and(|before| before.untold) {
-                let times = noun_of(cgroup.oom_kills, "kill");
-                let name = text::name(&subject.subject);
-                let sentence = format!(
-                    "the kernel killed a process of {name} for want of memory ({} {times} in its cgroup so far)",
-                    cgroup.oom_kills
-                );
-                alerts.extend(self.killed(subject, sentence, now_unix_s));
+            let mut kills = before.unwrap_or(Kills { counted: cgroup.oom_kills, untold_since: None });
+            if kills.counted < cgroup.oom_kills && !self.was_killed_lately(key, now_unix_s) {
+                kills.untold_since = kills.untold_since.or(Some(now_unix_s));
             }
-            let grown = before.is_some_and(|before| before.counted < cgroup.oom_kills);
-            let untold = grown && !self.was_killed_lately(key, now_unix_s);
-            seen.insert(key.clone(), Kills { counted: cgroup.oom_kills, untold });
+            kills.counted = cgroup.oom_kills;
+            if kills.untold_since.is_some_and(|since| (now_unix_s - since).abs() >= KILL_TOLD_S) {
+                kills.untold_since = None;
+                alerts.extend(self.killed(subject, counted(subject, cgroup.oom_kills), now_unix_s));
+            }
+            seen.insert(key.clone(), kills);
         }
         self.kills = seen;
         alerts
@@ -258,6 +266,14 @@ impl Rules {
         );
         vec![format!("{report} -o leak.svg"), report].into_iter().rev().collect()
     }
+}
+
+fn counted(subject: &SubjectState, oom_kills: u64) -> String {
+    format!(
+        "the kernel killed a process of {} for want of memory ({} in its cgroup so far)",
+        text::name(&subject.subject),
+        plural(oom_kills, "kill")
+    )
 }
 
 /// That suspect first, then the worst of the others.

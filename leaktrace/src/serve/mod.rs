@@ -20,7 +20,9 @@ use tokio::sync::watch;
 pub use config::ServeConfig;
 pub use listener::ListenError;
 
-use self::{api::Api, config::Address, listener::Listener};
+pub use config::Address;
+
+use self::{api::Api, listener::Listener};
 use crate::watched::Published;
 
 /// How long requests that are being answered get when the server stops.
@@ -42,8 +44,14 @@ pub enum ServeError {
 
 /// A running server. Dropping it stops it.
 pub struct Server {
+    config: ServeConfig,
+    published: Published,
+    running: Option<Running>,
+}
+
+struct Running {
     stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
     addresses: Vec<Address>,
 }
 
@@ -53,13 +61,54 @@ impl Server {
     /// # Errors
     /// An address is wrong or taken, or there is no thread to be had.
     pub fn start(config: &ServeConfig, published: Published) -> Result<Self, ServeError> {
-        let addresses: Vec<Address> = config
-            .listen
-            .iter()
-            .map(|text| Address::parse(text))
-            .collect::<Result<_, _>>()
-            .map_err(ServeError::Config)?;
-        let listeners = addresses.iter().map(Listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let running = Some(Running::start(config, published.clone())?);
+        Ok(Self { config: config.clone(), published, running })
+    }
+
+    /// Goes on with another configuration. It may name the same addresses, so the old one stops first; should the new one
+    /// fail, the old one is taken up again.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn restart(&mut self, config: &ServeConfig) -> Result<(), ServeError> {
+        self.end();
+        match Running::start(config, self.published.clone()) {
+            Ok(running) => {
+                self.running = Some(running);
+                self.config = config.clone();
+                Ok(())
+            }
+            Err(error) => {
+                self.running = Running::start(&self.config, self.published.clone()).ok();
+                Err(error)
+            }
+        }
+    }
+
+    /// Where it listens: with the port that the kernel chose where port 0 was configured.
+    pub fn addresses(&self) -> &[Address] {
+        self.running.as_ref().map(|running| running.addresses.as_slice()).unwrap_or_default()
+    }
+
+    /// Stops; requests that are being answered get a moment.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.end();
+        }
+    }
+}
+
+impl Running {
+    fn start(config: &ServeConfig, published: Published) -> Result<Self, ServeError> {
+        let mistake = config.mistakes().into_iter().next();
+        mistake.map_or(Ok(()), |mistake| Err(ServeError::Config(mistake)))?;
+        let addresses = config.listen.iter().map(|text| Address::parse(text).map_err(ServeError::Config));
+        let bind = |address: Result<Address, ServeError>| Ok(Listener::bind(&address?)?);
+        let listeners = addresses.map(bind).collect::<Result<Vec<Listener>, ServeError>>()?;
         let addresses = listeners.iter().map(Listener::address).collect();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -72,23 +121,12 @@ impl Server {
             runtime.block_on(connections::serve(listeners, api, stopped));
             runtime.shutdown_timeout(LAST_ANSWERS);
         })?;
-        Ok(Self { stop, thread: Some(thread), addresses })
+        Ok(Self { stop, thread, addresses })
     }
 
-    /// Where it listens: with the port that the kernel chose where port 0 was configured.
-    pub fn addresses(&self) -> &[Address] {
-        &self.addresses
-    }
-
-    /// Stops; requests that are being answered get a moment.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
+    fn end(self) {
         self.stop.send_replace(true);
-        let ended = self.thread.take().map(JoinHandle::join);
-        if matches!(ended, Some(Err(_))) {
+        if self.thread.join().is_err() {
             tracing::error!("the thread of the API panicked: this is a bug in leaktrace");
         }
     }

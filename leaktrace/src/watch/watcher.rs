@@ -65,7 +65,7 @@ pub struct Watcher {
     pub(super) writer: Writer,
     pub(super) rules: Rules,
     sinks: Sinks,
-    server: Option<Server>,
+    server: Server,
     pub(super) keeper: Arc<Keeper>,
     pub(super) kills: Kills,
     published: Published,
@@ -108,7 +108,7 @@ impl Watcher {
             config,
             clock,
             writer,
-            server: Some(server),
+            server,
             published,
         };
         if let Some(notice) = notice {
@@ -408,7 +408,7 @@ impl Watcher {
         let mut own = self.own.state(traces.map(|trace| &trace.truth));
         let health = self.writer.health();
         own.history_lost = health.lost;
-        own.history_error = health.error;
+        own.history_error = health.error.filter(|_| health.failing);
         own.alerts = self.sinks.health();
         own.reading_s = self.survey.took().as_secs_f64();
         own.processes = self.survey.processes();
@@ -427,6 +427,7 @@ impl Watcher {
     fn follow_clock(&mut self, by: f64) {
         self.subjects.values_mut().for_each(|watched| watched.shift(by));
         self.started_unix_s += by;
+        self.rules.shift(by);
         let way = if by > 0.0 { "forward" } else { "back" };
         self.decide(
             None,
@@ -456,7 +457,9 @@ impl Watcher {
         // Dropped, the old ones deliver what waits.
         self.sinks = sinks;
         if config.serve != self.config.serve {
-            self.serve_anew(&config);
+            if let Err(error) = self.server.restart(&config.serve) {
+                self.decide(None, format!("{error}; the API stays where it was"));
+            }
         }
         self.keeper = Arc::new(Keeper::new(config.evidence_directory(), &config.evidence));
         // The history stays open as it is.
@@ -464,17 +467,6 @@ impl Watcher {
         let history = std::mem::take(&mut self.config.history);
         self.config = Config { state_directory, history, ..config };
         Ok(())
-    }
-
-    /// The old server ends first: the new one may listen where it did.
-    fn serve_anew(&mut self, config: &Config) {
-        if let Some(server) = self.server.take() {
-            server.stop();
-        }
-        match Server::start(&config.serve, self.published.clone()) {
-            Ok(server) => self.server = Some(server),
-            Err(error) => self.decide(None, format!("nothing is served any more: {error}")),
-        }
     }
 
     /// Ends every trace, waits for the last reports, and lets everybody finish.
@@ -493,9 +485,7 @@ impl Watcher {
         if timeout(LAST_REPORTS, ends).await.is_err() {
             say("some processes that trace have not ended in time; they end by themselves");
         }
-        if let Some(server) = self.server.take() {
-            server.stop();
-        }
+        self.server.stop();
         self.sinks.stop(LAST_WORDS);
         if !self.writer.flush(LAST_WORDS) {
             say("the history could not be written to the end");
