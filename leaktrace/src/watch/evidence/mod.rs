@@ -138,10 +138,20 @@ impl Keeper {
                 .or_else(|| living_statistics(state))
                 .or(before.statistics),
         };
-        if kept.len() < MAX_KEPT {
-            kept.insert(key.clone(), now.clone());
+        if kept.len() >= MAX_KEPT {
+            forget_oldest(kept);
         }
+        kept.insert(key.clone(), now.clone());
         now
+    }
+}
+
+/// Gives room to what is read later.
+fn forget_oldest(kept: &mut HashMap<String, Kept>) {
+    let read = |kept: &Kept| kept.breakdown.as_ref().map_or(0.0, |breakdown| breakdown.at_unix_s);
+    let oldest = kept.iter().min_by(|(_, one), (_, other)| read(one).total_cmp(&read(other)));
+    if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+        kept.remove(&key);
     }
 }
 
