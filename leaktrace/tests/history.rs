@@ -5,28 +5,20 @@ mod harness;
 mod sample_report;
 mod stored;
 
-use std::{fs, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use harness::{Outcomes, longest_wait};
 use leaktrace::{
     report::{
         OutputFormat,
         fingerprint::SiteKey,
-        model::{Amount, Change, Detail, Report},
+        model::{Amount, Change, Detail},
     },
-    setting::{Size, Time},
-    store::{
-        Entry, History, Store, StoreConfig, StoreError, Writer,
-        history::Span,
-        schema::{self, MIGRATIONS},
-    },
+    store::{Entry, History, history::Span},
     verdict::{Shape, Unexplained, Verdict},
-    watched::{Decision, MemoryReading, SessionInfo},
+    watched::{Decision, SessionInfo},
 };
-use stored::{Scratch, leak, memory, readings, subject, traced};
-
-/// A moment in 2026.
-const NOW: f64 = 1_780_000_000.0;
+use stored::{NOW, Scratch, leak, memory, subject, traced};
 
 #[test]
 fn a_report_comes_back_as_it_went_in() -> Outcomes<()> {

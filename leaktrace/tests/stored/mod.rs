@@ -1,5 +1,10 @@
 //! A directory for a history, and things to write into it.
 
+mod ageing;
+mod command;
+mod damage;
+mod manual;
+
 use std::{path::PathBuf, sync::Arc};
 
 use leaktrace::{
@@ -11,6 +16,9 @@ use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
 use super::harness::Outcomes;
+
+/// A moment in 2026.
+pub const NOW: f64 = 1_780_000_000.0;
 
 /// Gone at the end of the test.
 pub struct Scratch {
