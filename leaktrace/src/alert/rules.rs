@@ -16,7 +16,6 @@ use super::{
 use crate::{
     report::{
         human::{plural, printable},
-        wording::time_of_day,
     },
     store,
     watched::{State, SubjectState, Suspect},
@@ -262,7 +261,7 @@ impl Rules {
         let report = format!(
             "leaktrace report{history} --subject {} --since {}",
             quoted(&state.subject.key),
-            time_of_day(since)
+            human::moment(since)
         );
         vec![format!("{report} -o leak.svg"), report].into_iter().rev().collect()
     }

@@ -17,23 +17,17 @@ impl fmt::Display for SiteKey {
     }
 }
 
-/// As text where people may read it, else as its bytes.
+/// Other programs get it as the text that people see.
 impl Serialize for SiteKey {
-    fn serialize<S: Serializer>(&self, into: S) -> Result<S::Ok, S::Error> {
-        match into.is_human_readable() {
-            true => into.collect_str(self),
-            false => self.0.serialize(into),
-        }
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
 impl<'de> Deserialize<'de> for SiteKey {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        if !from.is_human_readable() {
-            return <[u8; 16]>::deserialize(from).map(Self);
-        }
         let text = String::deserialize(from)?;
-        Self::parse(&text).ok_or_else(|| D::Error::custom("a site's key is 32 hexadecimal digits"))
+        Self::parse(&text).ok_or_else(|| D::Error::custom("a site is 32 hexadecimal digits"))
     }
 }
 

@@ -2,6 +2,7 @@
 //! follows from its name.
 
 pub mod aside;
+pub mod difference;
 pub mod fingerprint;
 pub mod flamegraph;
 pub mod folded;

@@ -21,6 +21,7 @@ use rusqlite::Connection;
 use super::StoreError;
 
 pub use events::{Evidence, Told};
+pub use merged::merged;
 pub use moments::{Moment, Nearest};
 
 /// The history, open for reading.

@@ -227,7 +227,7 @@ impl App {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "._".contains(c) { c } else { '-' };
         let name: String = unit.name().chars().map(plain).take(MAX_STEM).collect();
         let time: String =
-            wording::time_of_day(report.at_unix_s).chars().filter(|c| !matches!(c, '-' | ':')).collect();
+            human::moment(report.at_unix_s).chars().filter(|c| !matches!(c, '-' | ':')).collect();
         format!("leaktrace-{}-{time}.svg", name.trim_matches(['.', '-']))
     }
 

@@ -31,13 +31,18 @@ impl History {
     /// # Errors
     /// If it cannot be read.
     pub fn report_between(&self, subject: Option<&str>, span: Span) -> Result<Option<Report>, StoreError> {
+        self.reports_between(subject, span).map(merged)
+    }
+
+    /// The same, one report for each trace.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn reports_between(&self, subject: Option<&str>, span: Span) -> Result<Vec<Report>, StoreError> {
         self.read(|connection| {
             let mut stacks = Stacks::default();
-            let reports = cuts(connection, subject, span)?
-                .into_iter()
-                .map(|cut| compose(connection, &mut stacks, cut, false))
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            Ok(merged(reports))
+            let cuts = cuts(connection, subject, span)?;
+            cuts.into_iter().map(|cut| compose(connection, &mut stacks, cut, false)).collect()
         })
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::report::model::{CapHit, Detail, EndedProcesses, Fullness, Loss, Newcomers, Report, Truth};
 
 /// One report of them all; `None` of none.
-pub(super) fn merged(reports: Vec<Report>) -> Option<Report> {
+pub fn merged(reports: Vec<Report>) -> Option<Report> {
     let mut merged = reports.into_iter().reduce(plus)?;
     merged
         .processes

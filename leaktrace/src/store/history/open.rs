@@ -99,6 +99,12 @@ fn refuse_strangers(connection: &Connection, path: &Path) -> Result<(), StoreErr
     let failed = |error| StoreError::of(path, error);
     let application: i32 =
         connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(failed)?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(failed)?;
+    // Its first version is not written yet: the disk was full, or it began a moment ago.
+    if application == 0 && tables == 0 {
+        return Err(StoreError::Missing { path: path.to_owned() });
+    }
     if application != APPLICATION_ID {
         return Err(StoreError::Foreign { path: path.to_owned() });
     }
