@@ -23,16 +23,28 @@ fn innocents(interval_s: f64) -> Vec<(&'static str, f64, Program)> {
         all.push(("full cache", end * 1.4, even(Course::FullCache { renewed_s: at(end) })));
     }
     for load in [Load::Waves { period_s: at(9.0) }, Load::Rises { over_s: at(30.0) }] {
-        all.push(("cache under load", 20.0 * 1.6, Program { course: Course::CacheThatFills { full_s: at(20.0) }, load }));
+        all.push((
+            "cache under load",
+            20.0 * 1.6,
+            Program { course: Course::CacheThatFills { full_s: at(20.0) }, load },
+        ));
     }
     for period in [2.3, 5.7, 11.0, 17.0, 29.0] {
         all.push(("sawtooth", period * 1.1, even(Course::Sawtooth { period_s: at(period) })));
         let load = Load::Waves { period_s: at(period * 2.0) };
-        all.push(("with load", period * 1.6, Program { course: Course::UnderWay { lifetime_s: at(2.0) }, load }));
+        all.push((
+            "with load",
+            period * 1.6,
+            Program { course: Course::UnderWay { lifetime_s: at(2.0) }, load },
+        ));
     }
     for rises in [20.0, 40.0, 100.0] {
         let load = Load::Rises { over_s: at(rises) };
-        all.push(("with rising load", 0.0, Program { course: Course::UnderWay { lifetime_s: at(2.0) }, load }));
+        all.push((
+            "with rising load",
+            0.0,
+            Program { course: Course::UnderWay { lifetime_s: at(2.0) }, load },
+        ));
     }
     all
 }
@@ -45,7 +57,10 @@ fn verdicts(program: Program, tracing: Tracing, from: f64) -> impl Iterator<Item
     let watched = site.len() as u64;
     (first..=watched.max(first)).step_by(3).map(move |readings| {
         let reading = usize::try_from(readings).unwrap();
-        (readings, judge(site.get(..reading).unwrap_or(&site), process.get(..reading).unwrap_or(&process), &options))
+        (
+            readings,
+            judge(site.get(..reading).unwrap_or(&site), process.get(..reading).unwrap_or(&process), &options),
+        )
     })
 }
 

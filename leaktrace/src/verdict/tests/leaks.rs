@@ -8,7 +8,12 @@ use super::{
 const INTERVALS: [f64; 4] = [0.5, 1.5, 10.0, 60.0];
 
 /// Seconds until it is called a leak, as a multiple of the time that must be watched at least; the verdict then.
-fn found(program: Program, tracing: impl Fn(f64) -> Tracing, interval_s: f64, within: u32) -> Option<(f64, Verdict)> {
+fn found(
+    program: Program,
+    tracing: impl Fn(f64) -> Tracing,
+    interval_s: f64,
+    within: u32,
+) -> Option<(f64, Verdict)> {
     let options = options(interval_s);
     (4..=within * 4).map(f64::from).find_map(|quarters| {
         let (site, process) = program.readings(tracing(options.least_watched_s * quarters / 4.0));
@@ -18,14 +23,20 @@ fn found(program: Program, tracing: impl Fn(f64) -> Tracing, interval_s: f64, wi
 }
 
 /// Prints how long each takes, and fails for those that take longer.
-fn check(name: &str, within: u32, programs: impl Fn(f64) -> Vec<Program>, tracing: impl Fn(f64, f64) -> Tracing) {
+fn check(
+    name: &str,
+    within: u32,
+    programs: impl Fn(f64) -> Vec<Program>,
+    tracing: impl Fn(f64, f64) -> Tracing,
+) {
     for interval_s in INTERVALS {
         for program in programs(interval_s) {
             let found = found(program, |session_s| tracing(interval_s, session_s), interval_s, within);
             let after = found.as_ref().map(|(times, verdict)| (times, verdict.confidence));
             println!("{name} at {interval_s} s, {program:?}: found after {after:?} of the least time");
             assert!(found.is_some(), "{program:?} at {interval_s} s: {:?}", {
-                let (site, process) = program.readings(tracing(interval_s, interval_s * 20.0 * f64::from(within)));
+                let (site, process) =
+                    program.readings(tracing(interval_s, interval_s * 20.0 * f64::from(within)));
                 judge(&site, &process, &options(interval_s))
             });
         }
@@ -60,7 +71,8 @@ fn a_leak_with_time_is_found_whatever_the_load() {
 #[test]
 fn a_leak_among_garbage_of_its_own_line_is_found() {
     let programs = |interval_s: f64| {
-        let course = |periods: f64, times| Course::LeakAmongGarbage { collection_s: interval_s * periods, times };
+        let course =
+            |periods: f64, times| Course::LeakAmongGarbage { collection_s: interval_s * periods, times };
         let courses = [course(1.7, 3.0), course(3.3, 5.0), course(2.1, 20.0)];
         courses.map(|course| Program { course, load: Load::Even }).to_vec()
     };

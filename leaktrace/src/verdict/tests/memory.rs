@@ -39,7 +39,8 @@ fn what_ends_or_goes_up_and_down_is_no_growth() {
             let mut noise = Noise(seed);
             let mut check = |name: &str, mut course: Box<dyn FnMut(f64) -> f64>| {
                 for watched in [0.5, 1.0, 3.0, 8.0, 30.0] {
-                    let trend = trend(watched, interval_s, |t| (100.0 + course(t) + 0.3 * noise.next()) * MEGABYTE);
+                    let trend =
+                        trend(watched, interval_s, |t| (100.0 + course(t) + 0.3 * noise.next()) * MEGABYTE);
                     assert!(!trend.grows, "{name} for {watched} h at {interval_s} s, {seed}: {trend:?}");
                 }
             };
@@ -51,10 +52,13 @@ fn what_ends_or_goes_up_and_down_is_no_growth() {
             check("plateau", Box::new(move |t| 80.0 * (t / 1200.0).min(1.0)));
             let mut walk = 0.0;
             let mut steps = Noise(seed + 99);
-            check("fluctuation", Box::new(move |_| {
-                walk = walk * 0.99 + steps.next();
-                walk
-            }));
+            check(
+                "fluctuation",
+                Box::new(move |_| {
+                    walk = walk * 0.99 + steps.next();
+                    walk
+                }),
+            );
         }
     }
 }
@@ -64,7 +68,8 @@ fn what_ends_or_goes_up_and_down_is_no_growth() {
 fn day_and_night_are_no_growth_over_several_of_them() {
     for (interval_s, seed) in [(10.0, 1), (60.0, 2), (60.0, 3)] {
         let mut noise = Noise(seed);
-        let trend = trend(60.0, interval_s, |t| (100.0 + 30.0 * (t / 5000.0).sin() + 0.3 * noise.next()) * MEGABYTE);
+        let trend =
+            trend(60.0, interval_s, |t| (100.0 + 30.0 * (t / 5000.0).sin() + 0.3 * noise.next()) * MEGABYTE);
         let longest = trend.trends.last().unwrap();
         assert!(longest.over_s > 2e5 && longest.confidence < 0.5, "{trend:?}");
     }
@@ -72,9 +77,20 @@ fn day_and_night_are_no_growth_over_several_of_them() {
 
 #[test]
 fn hostile_clocks_and_amounts_do_no_harm() {
-    let readings = [(f64::NAN, 1), (f64::INFINITY, 2), (-1e300, u64::MAX), (0.0, 0), (0.0, u64::MAX), (1e300, 7), (5.0, 3)];
+    let readings = [
+        (f64::NAN, 1),
+        (f64::INFINITY, 2),
+        (-1e300, u64::MAX),
+        (0.0, 0),
+        (0.0, u64::MAX),
+        (1e300, 7),
+        (5.0, 3),
+    ];
     for count in 0..=readings.len() {
         let trend = memory_trend(readings.get(..count).unwrap(), Some(0), f64::MAX, &Options::default());
-        assert!(!trend.grows && trend.trends.iter().all(|trend| trend.bytes_per_hour.is_finite()), "{trend:?}");
+        assert!(
+            !trend.grows && trend.trends.iter().all(|trend| trend.bytes_per_hour.is_finite()),
+            "{trend:?}"
+        );
     }
 }

@@ -50,23 +50,17 @@ pub enum Load {
 }
 
 impl Load {
-    fn at(self, t: f64) -> f64 {
-        match self {
-            Self::Even => 1.0,
-            Self::Waves { period_s } => 1.0 + 0.7 * (t / period_s * std::f64::consts::TAU).sin(),
-            Self::Rises { over_s } => 0.5 + (t / over_s).min(1.0),
-            Self::Pauses { period_s } => if (t / period_s).fract() < 0.5 { 2.0 } else { 0.02 },
-        }
-    }
-
     /// Work done by a time.
     fn done(self, t: f64) -> f64 {
         match self {
             Self::Even => t,
             Self::Waves { period_s } => {
-                t + 0.7 * period_s / std::f64::consts::TAU * (1.0 - (t / period_s * std::f64::consts::TAU).cos())
+                t + 0.7 * period_s / std::f64::consts::TAU
+                    * (1.0 - (t / period_s * std::f64::consts::TAU).cos())
             }
-            Self::Rises { over_s } => 0.5 * t + if t < over_s { t * t / over_s / 2.0 } else { t - over_s / 2.0 },
+            Self::Rises { over_s } => {
+                0.5 * t + if t < over_s { t * t / over_s / 2.0 } else { t - over_s / 2.0 }
+            }
             Self::Pauses { period_s } => {
                 let (whole, part) = ((t / period_s).floor(), (t / period_s).fract());
                 let busy = part.min(0.5);

@@ -114,7 +114,8 @@ proptest! {
 #[test]
 fn nothing_and_one_reading_are_too_early() {
     for readings in [&[][..], &[SiteReading { bytes: u64::MAX, ..SiteReading::default() }]] {
-        let verdict = judge(readings, &[], &Options { least_watched_s: 0.0, least_readings: 0, ..Options::default() });
+        let verdict =
+            judge(readings, &[], &Options { least_watched_s: 0.0, least_readings: 0, ..Options::default() });
         assert_eq!(verdict.shape, Shape::TooEarly, "{verdict:?}");
     }
 }

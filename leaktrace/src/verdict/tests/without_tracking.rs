@@ -50,7 +50,11 @@ fn each_reason_is_given_with_its_figures() {
     assert!(says(&explain(grows, 9000, &Facts::default()), "8.8 GiB were allocated"));
     assert!(says(&explain(grows, 0, &Facts { detail: Detail::Light, ..Facts::default() }), "light detail"));
     assert!(says(&explain(grows, 0, &Facts { lost_events: 1234, ..Facts::default() }), "1,234 events"));
-    assert!(says(&explain(grows, 0, &Facts { before_attach_bytes: Some(5 << 20), ..Facts::default() }), "5.0 MiB were there"));
-    let python = Facts { python_blocks_gained: Some(1000), python_blocks_tracked: Some(100), ..Facts::default() };
+    assert!(says(
+        &explain(grows, 0, &Facts { before_attach_bytes: Some(5 << 20), ..Facts::default() }),
+        "5.0 MiB were there"
+    ));
+    let python =
+        Facts { python_blocks_gained: Some(1000), python_blocks_tracked: Some(100), ..Facts::default() };
     assert!(says(&explain(grows, 0, &python), "900 of them not tracked"));
 }
