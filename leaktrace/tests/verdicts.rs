@@ -187,7 +187,7 @@ fn trace(programs: &[Program], interval: &str, file: &Path) -> Outcomes<Tracer> 
 fn check(interval: &str, interval_s: f64, names: &str) -> Outcomes<()> {
     let directory = tempfile::tempdir().map_err(|e| e.to_string())?;
     let mut reports = Reports { file: directory.path().join("reports"), taken: 0 };
-    let scale = (interval_s * 12.0).to_string();
+    let scale = (interval_s * 8.0).to_string();
     let programs = LEAKS.into_iter().chain(INNOCENTS).map(|name| Program::start(name, &scale, names));
     let mut programs: Vec<Program> = programs.collect::<Outcomes<_>>()?;
     let tracer = trace(&programs, interval, &reports.file)?;

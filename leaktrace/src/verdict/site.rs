@@ -93,7 +93,8 @@ fn patience(watched_s: f64, options: &Options) -> f64 {
 
 /// Sessions up to the latest in which the survivors grew, with none between in which they did not.
 pub(super) struct Run<'a> {
-    sessions: Vec<(&'a Segment, &'a Finding)>,
+    /// In order of time.
+    pub(super) sessions: Vec<(&'a Segment, &'a Finding)>,
 }
 
 impl<'a> Run<'a> {
@@ -117,11 +118,6 @@ impl<'a> Run<'a> {
     /// By how much survivors rose in all sessions, bytes.
     pub(super) fn rise(&self) -> f64 {
         self.sum(|finding| finding.rise)
-    }
-
-    /// Blocks that survived, in all sessions.
-    pub(super) fn blocks(&self) -> u64 {
-        self.sessions.iter().map(|(segment, _)| segment.blocks).fold(0, u64::saturating_add)
     }
 
     /// How many sessions.
