@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     report::{
-        human::{plural, printable},
+        human::{self, plural, printable},
     },
     store,
     watched::{State, SubjectState, Suspect},

@@ -12,10 +12,9 @@ use super::{
 };
 use crate::report::{
     OutputFormat,
-    human::plural,
+    human::{self, plural},
     merge::Bond,
     model::{GroupBy, MergeBy, Report, SortKey},
-    wording,
 };
 
 /// The keys, for the user. The first column is what to press.

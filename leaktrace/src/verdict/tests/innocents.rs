@@ -94,3 +94,62 @@ fn innocents_are_no_leaks_at_any_interval_phase_and_noise() {
     }
     assert!(wrong.is_empty(), "{} of {}", wrong.len(), table.values().sum::<u32>());
 }
+
+/// Each session begins at nothing, so each begins with growth: of ten intervals, then forty without tracing.
+#[test]
+fn innocents_are_no_leaks_in_many_short_sessions() {
+    let even = |course| Program { course, load: Load::Even };
+    let programs = [
+        even(Course::FullCache { renewed_s: 200.0 }),
+        even(Course::FullCache { renewed_s: 6.0 }),
+        even(Course::CacheThatFills { full_s: 100.0 }),
+        even(Course::WarmUp { over_s: 30.0 }),
+        even(Course::CacheThatSaturates { within_s: 80.0 }),
+        even(Course::Sawtooth { period_s: 3.3 }),
+        even(Course::UnderWay { lifetime_s: 2.0 }),
+        Program { course: Course::UnderWay { lifetime_s: 2.0 }, load: Load::Waves { period_s: 130.0 } },
+    ];
+    for program in programs {
+        for seed in 1..10 {
+            let noise = super::program::PACE * (seed % 3) as f64 * 0.1;
+            let tracing = Tracing { gap_s: 40.0, sessions: 10, noise, seed, ..Tracing::once(1.0, 10.0) };
+            let (site, process) = program.readings(tracing);
+            let verdict = judge(&site, &process, &options(1.0));
+            assert!(!verdict.is_leak(), "{program:?} {verdict:?}");
+        }
+    }
+}
+
+/// Twin of the rule that survivors may take the place of others: told nothing of memory, one must take a full cache for a leak; and
+/// so if memory is flat because there was room, yet nothing older was freed.
+#[test]
+fn a_full_cache_is_told_from_a_leak_by_memory_and_by_what_is_freed() {
+    let program = Program { course: Course::FullCache { renewed_s: 500.0 }, load: Load::Even };
+    let (site, mut process) = program.readings(Tracing::once(1.0, 60.0));
+    assert_eq!(judge(&site, &process, &options(1.0)).shape, Shape::Steady);
+    assert!(judge(&site, &[], &options(1.0)).is_leak());
+    process.iter_mut().for_each(|reading| reading.freed_from_before = Some(3));
+    assert!(judge(&site, &process, &options(1.0)).is_leak());
+}
+
+/// Twin of the rule of load: not knowing how much work was done, one must take rising load for a leak.
+#[test]
+fn rising_load_is_told_from_a_leak_by_the_rate_of_work() {
+    let load = Load::Rises { over_s: 100.0 };
+    let program = Program { course: Course::UnderWay { lifetime_s: 2.0 }, load };
+    let (mut site, process) = program.readings(Tracing::once(1.0, 60.0));
+    assert_eq!(judge(&site, &process, &options(1.0)).shape, Shape::GrowsWithLoad);
+    site.iter_mut().for_each(|reading| reading.allocated_bytes = 0);
+    assert!(judge(&site, &[], &options(1.0)).is_leak());
+}
+
+/// Said to be a leak while it fills, as it must be; taken back soon after it is full.
+#[test]
+fn a_verdict_is_taken_back_when_growth_ends() {
+    let program = Program { course: Course::CacheThatFills { full_s: 100.0 }, load: Load::Even };
+    let shape = |watched_s| {
+        let (site, process) = program.readings(Tracing::once(1.0, watched_s));
+        judge(&site, &process, &options(1.0)).shape
+    };
+    assert_eq!((shape(60.0), shape(118.0)), (Shape::GrowsSteadily, Shape::LevelledOff));
+}

@@ -50,21 +50,6 @@ pub enum Load {
 }
 
 impl Load {
-    fn at(self, t: f64) -> f64 {
-        match self {
-            Self::Even => 1.0,
-            Self::Waves { period_s } => 1.0 + 0.7 * (t / period_s * std::f64::consts::TAU).sin(),
-            Self::Rises { over_s } => 0.5 + (t / over_s).min(1.0),
-            Self::Pauses { period_s } => {
-                if (t / period_s).fract() < 0.5 {
-                    2.0
-                } else {
-                    0.02
-                }
-            }
-        }
-    }
-
     /// Work done by a time.
     fn done(self, t: f64) -> f64 {
         match self {
@@ -164,6 +149,19 @@ impl Program {
         }
     }
 
+    /// What a cache has given up between two times of what it held at the first of them: its oldest.
+    fn freed_from_before(&self, from: f64, t: f64) -> f64 {
+        let (held, most) = match self.course {
+            Course::FullCache { renewed_s } => (renewed_s * PACE, renewed_s * PACE),
+            Course::CacheThatFills { full_s } => {
+                let most = self.load.done(full_s) * PACE;
+                (self.made(from).min(most), most)
+            }
+            _ => return 0.0,
+        };
+        (held + self.made(t) - self.made(from) - most).clamp(0.0, held)
+    }
+
     /// Memory of the process: 50 MB, and what the site has ever kept.
     fn memory(&self, t: f64) -> f64 {
         let kept = match self.course {
@@ -197,8 +195,6 @@ impl Program {
     }
 
     fn process_reading(&self, session: u64, from: f64, t: f64) -> ProcessReading {
-        let renewed = matches!(self.course, Course::FullCache { .. });
-        let since = self.made(t) - self.made(from);
         ProcessReading {
             at_unix_s: EPOCH + t,
             session: Some(session),
@@ -207,7 +203,7 @@ impl Program {
             allocated_bytes: ((self.load.done(t) - self.load.done(from)) * 1e6) as u64,
             allocated_blocks: ((self.load.done(t) - self.load.done(from)) * 1e4) as u64,
             tracked_bytes: self.survivors(from, t) as u64,
-            freed_from_before: Some(if renewed { (since / BLOCK) as u64 } else { 10 }),
+            freed_from_before: Some(10 + (self.freed_from_before(from, t) / BLOCK) as u64),
         }
     }
 }
