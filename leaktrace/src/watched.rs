@@ -201,6 +201,8 @@ pub struct OwnState {
     pub history_error: Option<String>,
     /// Alerts raised, delivered, given up, by sink.
     pub alerts: Vec<SinkState>,
+    /// Events that traces know they have lost.
+    pub lost_events: u64,
     /// Subjects that were left out because there are too many.
     pub subjects_left_out: u64,
 }

@@ -151,6 +151,9 @@ pub struct DoctorArguments {
     /// Count calls in short windows and predict the slowdown.
     #[arg(long)]
     pub measure: bool,
+    /// json: what was measured, and nothing else, as one object; needs --measure.
+    #[arg(long, value_enum, default_value_t = DoctorFormat::Text)]
+    pub format: DoctorFormat,
     /// More detail.
     #[arg(short, long)]
     pub verbose: bool,
@@ -258,6 +261,15 @@ pub enum Format {
     /// For the leaktrace that started this one.
     #[value(hide = true)]
     Wire,
+}
+
+/// `--format` of `doctor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DoctorFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// `--unwind`.

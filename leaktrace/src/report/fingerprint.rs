@@ -2,18 +2,38 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::model::{Frame, FrameKind, SiteReport};
 use super::plumbing;
 
 /// Identity of an allocation site across runs, restarts and processes of the same code.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SiteKey(pub [u8; 16]);
 
 impl fmt::Display for SiteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// As text where people may read it, else as its bytes.
+impl Serialize for SiteKey {
+    fn serialize<S: Serializer>(&self, into: S) -> Result<S::Ok, S::Error> {
+        match into.is_human_readable() {
+            true => into.collect_str(self),
+            false => self.0.serialize(into),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SiteKey {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        if !from.is_human_readable() {
+            return <[u8; 16]>::deserialize(from).map(Self);
+        }
+        let text = String::deserialize(from)?;
+        Self::parse(&text).ok_or_else(|| D::Error::custom("a site's key is 32 hexadecimal digits"))
     }
 }
 
@@ -89,5 +109,10 @@ mod tests {
         let key = SiteKey::of(&site(7, 1));
         assert_eq!(SiteKey::parse(&key.to_string()), Some(key));
         assert_eq!(SiteKey::parse("+1"), None);
+        let json = serde_json::to_string(&key).expect("JSON");
+        assert_eq!(json, format!("\"{key}\""));
+        assert_eq!(serde_json::from_str::<SiteKey>(&json).expect("the same"), key);
+        let packed = rmp_serde::to_vec_named(&key).expect("packed");
+        assert_eq!(rmp_serde::from_slice::<SiteKey>(&packed).expect("the same"), key);
     }
 }

@@ -77,6 +77,7 @@ pub(super) fn reason(reason: &Reason) -> String {
     }
 }
 
+/// `2026-05-01T12:00:00Z`.
 pub(crate) fn time_of_day(unix_s: f64) -> String {
     let since = Duration::try_from_secs_f64(unix_s).unwrap_or_default();
     // Beyond the year 9999 there is no RFC 3339; the clock of a broken host must not panic us.
