@@ -12,6 +12,7 @@ const FOREGROUND: &str = "#d8dbe2";
 /// Draws it.
 pub fn svg(screen: &vt100::Screen) -> String {
     let (rows, columns) = screen.size();
+    let (rows, columns) = (rows.get(), columns.get());
     let (width, height) =
         (f64::from(columns) * CELL.0 + 2.0 * MARGIN, f64::from(rows) * CELL.1 + 2.0 * MARGIN);
     let mut svg = format!(

@@ -5,6 +5,7 @@ use super::{Outcomes, longest_wait};
 use std::{
     fs::File,
     io::{Read, Write},
+    num::NonZero,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::process::{CommandExt, ExitStatusExt},
@@ -44,7 +45,7 @@ impl Terminal {
         }
         let child = command.spawn().map_err(|e| format!("{command:?}: {e}"))?;
         let keys = File::from(ours);
-        let screen = vt100::Parser::new(rows, columns, 0);
+        let screen = vt100::Parser::new(lines(rows), lines(columns), 0);
         let seen = Arc::new(Mutex::new(Seen { screen, bytes: Vec::new() }));
         let (mut output, fill) = (keys.try_clone().map_err(|e| format!("dup: {e}"))?, seen.clone());
         std::thread::spawn(move || {
@@ -76,7 +77,7 @@ impl Terminal {
 
     /// Gives the terminal another size, as a window manager does.
     pub fn resize(&mut self, rows: u16, columns: u16) -> Outcomes<()> {
-        self.seen().screen.screen_mut().set_size(rows, columns);
+        self.seen().screen.screen_mut().set_size(lines(rows), lines(columns));
         let size = size(rows, columns);
         // SAFETY: the descriptor is open, the structure is whole.
         match unsafe { libc::ioctl(self.line.as_raw_fd(), libc::TIOCSWINSZ, &size) } {
@@ -151,6 +152,11 @@ impl Drop for Terminal {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// A screen has at least one line and one column.
+fn lines(number: u16) -> NonZero<u16> {
+    NonZero::new(number).unwrap_or(NonZero::<u16>::MIN)
 }
 
 fn size(rows: u16, columns: u16) -> libc::winsize {
