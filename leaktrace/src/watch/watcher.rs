@@ -127,6 +127,7 @@ impl Watcher {
         let mut ticks = interval(self.config.interval.0);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         systemd::ready();
+        self.tell_of_the_beginning();
         loop {
             let due = self.kills.due();
             tokio::select! {
@@ -149,6 +150,17 @@ impl Watcher {
         }
         self.end().await;
         Ok(())
+    }
+
+    fn tell_of_the_beginning(&self) {
+        let served: Vec<String> = self.server.addresses().iter().map(ToString::to_string).collect();
+        let served = if served.is_empty() {
+            "nothing is served".to_owned()
+        } else {
+            format!("served at {}", served.join(", "))
+        };
+        let history = self.config.history_file();
+        say(format!("watching; the history is {}, {served}", history.display()));
     }
 
     /// Looks at everybody, and does what follows.

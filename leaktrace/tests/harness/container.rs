@@ -36,6 +36,8 @@ const CAPABILITIES: [&str; 14] = [
 ];
 /// Where the scripts of `targets/python` lie in a container.
 const SCRIPTS: &str = "/srv";
+/// Where packages lie in a container.
+const PACKAGES: &str = "/opt/packages";
 /// Where the host mounts its hierarchies of cgroups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -169,6 +171,12 @@ impl ContainerBuilder {
         self
     }
 
+    /// It has the packages of the services, as an image of theirs would; its interpreter must be the one they were installed for.
+    pub fn packages(mut self) -> Self {
+        self.packages = true;
+        self
+    }
+
     /// The service runs in a PID namespace of its own inside the container's.
     pub fn nested_pid_namespace(mut self) -> Self {
         self.nested = true;
@@ -177,7 +185,12 @@ impl ContainerBuilder {
 
     /// Starts a script of `targets/python` in it and waits until that is ready.
     pub fn start(self, script: &str) -> Outcomes<Container> {
-        self.run(&["/usr/bin/python3", &format!("{SCRIPTS}/{script}")])
+        self.start_with(script, &[])
+    }
+
+    /// The same with arguments.
+    pub fn start_with(self, script: &str, arguments: &[&str]) -> Outcomes<Container> {
+        self.run(&[&["/usr/bin/python3", &format!("{SCRIPTS}/{script}")], arguments].concat())
     }
 
     /// Starts a program that takes commands in it and waits until that is ready.
@@ -233,6 +246,14 @@ impl ContainerBuilder {
         });
         let mounts = config["mounts"].as_array_mut().ok_or("config.json has no mounts")?;
         mounts.push(scripts);
+        if self.packages {
+            mounts.push(json!({
+                "destination": PACKAGES, "type": "bind", "source": interpreters::packages()?, "options": ["rbind", "ro"],
+            }));
+            let environment =
+                config["process"]["env"].as_array_mut().ok_or("config.json has no environment")?;
+            environment.push(json!(format!("PYTHONPATH={PACKAGES}")));
+        }
         Ok(config)
     }
 }
@@ -267,15 +288,20 @@ impl Container {
             read_only: false,
             seccomp: false,
             nested: false,
+            packages: false,
             annotations: Vec::new(),
             memory_limit: None,
         }
     }
 
     /// Starts another program in it, which takes commands as well.
-    pub fn execute(&self, script: &str) -> Outcomes<Target> {
+    pub fn execute(&self, script: &str, arguments: &[&str]) -> Outcomes<Target> {
         let mut command = self.handle.command();
-        command.arg("exec").arg(&self.id).args(["/usr/bin/python3", &format!("{SCRIPTS}/{script}")]);
+        command
+            .arg("exec")
+            .arg(&self.id)
+            .args(["/usr/bin/python3", &format!("{SCRIPTS}/{script}")])
+            .args(arguments);
         Target::command(command).start()
     }
 

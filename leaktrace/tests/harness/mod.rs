@@ -10,6 +10,7 @@
 pub mod cgroup;
 pub mod chains;
 pub mod container;
+pub mod daemon;
 pub mod expectation;
 pub mod found;
 pub mod interpreter_table;
@@ -30,6 +31,7 @@ pub mod terminal;
 pub mod tracer;
 
 pub use container::Container;
+pub use daemon::Daemon;
 pub use expectation::Expectation;
 pub use found::Found;
 pub use output::{Process, Report};

@@ -138,12 +138,21 @@ impl Tracer {
 
     /// Waits for a line on stderr that begins so; its end before that is an error.
     pub fn await_stderr(&mut self, beginning: &str) -> Outcomes<String> {
+        self.await_line(beginning, |line| line.starts_with(beginning))
+    }
+
+    /// Waits for a line on stderr that has all of these in it.
+    pub fn await_said(&mut self, words: &[&str]) -> Outcomes<String> {
+        self.await_line(&words.join(" ... "), |line| words.iter().all(|word| line.contains(word)))
+    }
+
+    fn await_line(&mut self, beginning: &str, wanted: impl Fn(&str) -> bool) -> Outcomes<String> {
         let deadline = Instant::now() + longest_wait();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.stderr_lines.recv_timeout(left) {
                 Ok(line) => {
-                    let found = line.starts_with(beginning);
+                    let found = wanted(&line);
                     self.stderr.push_str(&line);
                     self.stderr.push('\n');
                     if found {
