@@ -2,7 +2,7 @@
 //! describes; they live apart from the model so that the model can change without breaking a reader.
 
 mod group;
-mod harmless;
+pub(crate) mod harmless;
 mod process;
 
 use std::collections::BTreeMap;

@@ -17,7 +17,7 @@ pub(super) fn headline(rank: usize, group: &Group<'_>, min_age_s: f64) -> String
 }
 
 /// `  [thread stack]`, `  [mmap]`; which heap it is only where groups tell heaps apart.
-pub(super) fn kind_of_memory(group: &Group<'_>, heaps: bool) -> String {
+pub(crate) fn kind_of_memory(group: &Group<'_>, heaps: bool) -> String {
     match (&group.largest.label, group.largest.domain.as_str()) {
         (Some(label), _) => format!("  [{}]", printable(label)),
         (None, "" | "malloc") => String::new(),
@@ -27,7 +27,7 @@ pub(super) fn kind_of_memory(group: &Group<'_>, heaps: bool) -> String {
 }
 
 /// What is to be said of a group whose blocks may have changed hands unseen.
-pub(super) fn recycled(group: &Group<'_>) -> Option<String> {
+pub(crate) fn recycled(group: &Group<'_>) -> Option<String> {
     let (part, whole) = (u128::from(group.recycled_blocks), u128::from(group.live.blocks));
     if part == 0 || whole == 0 {
         return None;
@@ -43,7 +43,7 @@ pub(super) fn sum(amounts: impl Iterator<Item = Amount>) -> (u64, Amount) {
     amounts.fold((0, Amount::default()), |(count, sum), amount| (count + 1, sum.plus(amount)))
 }
 
-pub(super) fn growth(growth: Option<Growth>) -> String {
+pub(crate) fn growth(growth: Option<Growth>) -> String {
     let Some(growth) = growth else { return "too early to tell growth".to_owned() };
     let slope = rate(growth.bytes_per_hour);
     // Less than a byte an hour is the noise of a fit through a flat line.
@@ -57,7 +57,7 @@ pub(super) fn growth(growth: Option<Growth>) -> String {
     }
 }
 
-pub(super) fn amount(amount: Amount) -> String {
+pub(crate) fn amount(amount: Amount) -> String {
     format!("{} in {}", bytes(amount.bytes), plural(amount.blocks, "block"))
 }
 
@@ -77,7 +77,7 @@ pub(super) fn reason(reason: &Reason) -> String {
 
 /// How much of a path is shown.
 #[derive(Clone, Copy)]
-pub(super) enum Naming<'a> {
+pub(crate) enum Naming<'a> {
     /// All of it.
     Whole,
     /// Source files by their short names, objects by their last part.
@@ -106,7 +106,7 @@ fn shown(name: &str) -> String {
 }
 
 /// `file.py:128 function`, `function (libfoo.so)` or `libfoo.so+0x1234`.
-pub(super) fn spell(frame: &Frame, naming: Naming<'_>) -> String {
+pub(crate) fn spell(frame: &Frame, naming: Naming<'_>) -> String {
     if frame.function.as_deref() == Some(Frame::SIGNAL_RETURN) {
         // As debuggers say it: the frames before it are the handler's, those behind it what the signal interrupted.
         return "<signal handler called>".to_owned();
@@ -129,7 +129,7 @@ pub(super) fn spell(frame: &Frame, naming: Naming<'_>) -> String {
 }
 
 /// `file.py function`, `function (libfoo.so)`: what a group by function is called.
-pub(super) fn spell_function(frame: &Frame, naming: Naming<'_>) -> String {
+pub(crate) fn spell_function(frame: &Frame, naming: Naming<'_>) -> String {
     if frame.function.is_none() {
         return spell(frame, naming);
     }
@@ -137,7 +137,7 @@ pub(super) fn spell_function(frame: &Frame, naming: Naming<'_>) -> String {
 }
 
 /// `file.py:128`; without a line `libfoo.so+0x1234 function`: what a group by line is called.
-pub(super) fn spell_line(frame: &Frame, naming: Naming<'_>) -> String {
+pub(crate) fn spell_line(frame: &Frame, naming: Naming<'_>) -> String {
     match (&frame.file, frame.line, &frame.function) {
         (Some(file), Some(line), _) => format!("{}:{line}", naming.source(file)),
         (Some(_), None, _) => spell_function(frame, naming),

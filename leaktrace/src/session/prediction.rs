@@ -13,6 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Why nothing was predicted.
 #[derive(Debug, Error)]
 pub enum PredictionError {
+    /// It was not to be measured.
+    #[error("what tracing would cost was not measured: the configuration says so")]
+    NotAsked,
     /// The process that was to measure could not be started, or took too long.
     #[error("what tracing process {pid} would cost could not be measured: {why}")]
     Failed {

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::report::model::Detail;
+
 /// What a site's survivors do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shape {
     /// Not watched long enough to tell.
@@ -35,8 +37,11 @@ pub struct Verdict {
     pub since_unix_s: Option<f64>,
     /// Their part of what the process grew by in the same time, 0 to 1; `None`: the process did not grow.
     pub share_of_growth: Option<f64>,
-    /// How long they were watched in all, seconds.
+    /// How long they were watched in all, seconds; of a site that grows, how long they were watched growing.
     pub watched_s: f64,
+    /// Of the blocks that were allocated here, the share that survived: the median over all readings, 0 to 1. `None`: nothing
+    /// was allocated while traced.
+    pub survival: Option<f64>,
     /// Why, in one sentence with the figures.
     pub because: String,
 }
@@ -63,6 +68,45 @@ pub struct SiteReading {
     pub allocated_bytes: u64,
     /// Ever allocated in that session, blocks.
     pub allocated_blocks: u64,
+}
+
+/// One reading of the whole subject: what its sites' survivors are held against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessReading {
+    /// When, seconds since the Unix epoch.
+    pub at_unix_s: f64,
+    /// The session it was read in; `None`: memory only, nothing was traced then.
+    pub session: Option<u64>,
+    /// Memory of its own, wherever it lies now ([`crate::watched::MemoryReading::private_bytes`]).
+    pub memory_bytes: u64,
+    /// CPU seconds used so far: work done. 0 if not known.
+    pub cpu_s: f64,
+    /// Ever allocated in that session, bytes.
+    pub allocated_bytes: u64,
+    /// Ever allocated in that session, blocks: work done, counted better than by CPU time.
+    pub allocated_blocks: u64,
+    /// Live, and allocated in that session, bytes.
+    pub tracked_bytes: u64,
+    /// Frees, in that session, of blocks that were there before it. `None`: not counted.
+    pub freed_from_before: Option<u64>,
+}
+
+/// What else is known when memory grew and tracked bytes did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// How closely allocations were looked at.
+    pub detail: Detail,
+    /// Events that were lost.
+    pub lost_events: u64,
+    /// Blocks that Python's interpreter counts beyond those that it had when tracing began.
+    pub python_blocks_gained: Option<i64>,
+    /// Live small blocks of Python's that are tracked.
+    pub python_blocks_tracked: Option<u64>,
+    /// Whether the interpreter allocates where no probe sees it.
+    pub python_unseen: bool,
+    /// Memory that was there before tracing began, bytes.
+    pub before_attach_bytes: Option<u64>,
 }
 
 /// How an amount develops over one stretch of time.
@@ -116,6 +160,10 @@ pub struct Options {
     pub least_confidence: f64,
     /// Less growth than that is nobody's concern, bytes per hour.
     pub least_bytes_per_hour: f64,
+    /// A process's memory comes and goes in steps (arenas, tops of heaps): changes by less say nothing, bytes.
+    pub least_memory_bytes: u64,
+    /// The stretches that memory is judged over, seconds: minutes, hours, days.
+    pub stretches_s: [f64; 3],
 }
 
 impl Default for Options {
@@ -125,6 +173,8 @@ impl Default for Options {
             least_readings: 20,
             least_confidence: 0.9,
             least_bytes_per_hour: 65_536.0,
+            least_memory_bytes: 2 << 20,
+            stretches_s: [900.0, 6.0 * 3600.0, 3.0 * 86_400.0],
         }
     }
 }

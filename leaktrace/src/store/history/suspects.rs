@@ -142,6 +142,7 @@ fn verdict(row: &Row<'_>) -> rusqlite::Result<Verdict> {
         bytes_per_hour: get(row, "bytes_per_hour")?,
         since_unix_s: get(row, "since")?,
         share_of_growth: get(row, "share_of_growth")?,
+        survival: get(row, "survival")?,
         watched_s: get(row, "watched")?,
         because: get(row, "because")?,
     })
