@@ -17,6 +17,7 @@ use std::{
 };
 
 use rusqlite::Connection;
+use tempfile::TempDir;
 
 use super::StoreError;
 
@@ -30,6 +31,8 @@ pub struct History {
     connection: Connection,
     path: PathBuf,
     frozen: Cell<bool>,
+    /// What is read where the file cannot be; gone with this.
+    _copy: Option<TempDir>,
 }
 
 /// A stretch of time, both ends included, seconds since the Unix epoch.
@@ -58,8 +61,8 @@ impl History {
     /// # Errors
     /// If there is none, if it is of another version, damaged, or another program's.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = open::connect(path)?;
-        Ok(Self { connection, path: path.to_owned(), frozen: Cell::new(false) })
+        let (connection, copy) = open::connect(path)?;
+        Ok(Self { connection, path: path.to_owned(), frozen: Cell::new(false), _copy: copy })
     }
 
     /// From now on every answer is about the same moment. Meant for readers that live shortly: the writer's log grows meanwhile.

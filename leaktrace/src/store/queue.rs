@@ -139,11 +139,11 @@ impl Queue {
         Some(batch.into_iter().map(|(_, entry)| entry).collect())
     }
 
-    /// What [`Queue::take`] gave is on disk, but for so many.
+    /// What [`Queue::take`] gave is on disk, but for so many, and why these are not.
     pub(super) fn written(&self, lost: u64, error: Option<String>) {
         let mut inner = self.lock();
         inner.health.lost += lost;
-        inner.health.error = error.or(inner.health.error.take());
+        inner.health.error = error;
         inner.health.failing = false;
         inner.settle();
         drop(inner);

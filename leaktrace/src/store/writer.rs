@@ -30,7 +30,7 @@ pub struct Health {
     pub lost: u64,
     /// Entries that wait.
     pub waiting: u64,
-    /// What went wrong last, in one sentence.
+    /// What went wrong the last time, in one sentence; `None`: nothing did, all is well.
     pub error: Option<String>,
     /// Whether that lasts: what is sent now waits.
     pub failing: bool,

@@ -1,9 +1,10 @@
-//! Opening for reading, whatever the place allows. SQLite wants to write beside a database even to read it, since readers and the writer
-//! agree through shared memory there; where that is not possible nobody can be writing, and the file is read as it is.
+//! Opening for reading, whatever the place allows. SQLite wants to write beside a database that has a log even to read it, since
+//! readers and the writer agree through shared memory there. Where that is not possible nobody can be writing: a copy is read.
 
-use std::{fs, io::ErrorKind, path::Path, time::Duration};
+use std::{fs, io::ErrorKind, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tempfile::TempDir;
 
 use crate::store::{
     StoreError,
@@ -14,47 +15,61 @@ use crate::store::{
 /// How long SQLite waits for another process that recovers the file after a crash.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// How a file is read, the best way first.
+/// What a copy is called.
+const COPY: &str = "copy.db";
+
+/// How a file is read.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     /// Together with a writer.
     Shared,
-    /// With its log, alone, in this process's memory.
-    Alone,
-    /// Without its log.
+    /// A copy of it and its log, where files can be written.
+    Copied,
+    /// As it is, without a log.
     Immutable,
 }
 
-/// Opens it in the first way that works, and looks whether it is what it should be.
-pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
+/// Opens it in the first way that works, and looks whether it is what it should be. Where a copy is read, its directory comes too.
+pub(super) fn connect(path: &Path) -> Result<(Connection, Option<TempDir>), StoreError> {
+    let unusable = |source| StoreError::Unusable { path: path.to_owned(), source };
     match fs::File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(StoreError::Missing { path: path.to_owned() });
         }
-        Err(source) => return Err(StoreError::Unusable { path: path.to_owned(), source }),
-        Ok(_) => {}
+        opened => drop(opened.map_err(unusable)?),
     }
-    let failed = |error| StoreError::of(path, error);
-    let connection = ways(path)
-        .iter()
-        .find_map(|way| match open(path, *way) {
-            Err(error) if depends_on_the_place(&error) => None,
-            other => Some(other),
-        })
-        .unwrap_or_else(|| open(path, Way::Immutable))
-        .map_err(failed)?;
+    let (connection, copy) = match open(path, first_way(path)) {
+        Err(error) if depends_on_the_place(&error) => {
+            let copy = copied(path).map_err(unusable)?;
+            (open(&copy.path().join(COPY), Way::Copied), Some(copy))
+        }
+        other => (other, None),
+    };
+    let connection = connection.map_err(|error| StoreError::of(path, error))?;
     refuse_strangers(&connection, path)?;
-    Ok(connection)
+    Ok((connection, copy))
+}
+
+/// A directory that nobody else can read, with the database and its log.
+fn copied(path: &Path) -> std::io::Result<TempDir> {
+    let directory = tempfile::tempdir()?;
+    let copy = directory.path().join(COPY);
+    for (from, to) in [(path, &copy), (&beside(path, "-wal"), &beside(&copy, "-wal"))] {
+        match fs::copy(from, to) {
+            // A file from a medium that nobody can write to comes with the mode it has there.
+            Ok(_) => fs::set_permissions(to, fs::Permissions::from_mode(0o600))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(directory)
 }
 
 /// A database without a log is in use by nobody, and needs none of the files that sharing makes beside it.
-fn ways(path: &Path) -> &'static [Way] {
+fn first_way(path: &Path) -> Way {
     let log = fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len());
-    let shared = beside(path, "-shm").exists();
-    match log > 0 || shared {
-        true => &[Way::Shared, Way::Alone, Way::Immutable],
-        false => &[Way::Immutable],
-    }
+    let in_use = log > 0 || beside(path, "-shm").exists();
+    if in_use { Way::Shared } else { Way::Immutable }
 }
 
 fn open(path: &Path, way: Way) -> rusqlite::Result<Connection> {
@@ -63,9 +78,6 @@ fn open(path: &Path, way: Way) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(uri(path, way), flags)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(64);
-    if matches!(way, Way::Alone) {
-        connection.pragma_update_and_check(None, "locking_mode", "exclusive", |_| Ok(()))?;
-    }
     connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0))?;
     Ok(connection)
 }
@@ -83,7 +95,7 @@ fn uri(path: &Path, way: Way) -> String {
     }
     uri.push_str(match way {
         Way::Shared => "?mode=ro",
-        Way::Alone => "?mode=ro&nolock=1",
+        Way::Copied => "?mode=rw",
         Way::Immutable => "?immutable=1",
     });
     uri

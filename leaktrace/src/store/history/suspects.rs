@@ -1,6 +1,6 @@
 //! Suspects as they were judged last, with the stack and the survivors that the last report knew of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::{Connection, Row, params};
 
@@ -60,6 +60,28 @@ impl History {
             let mut suspects: Vec<Suspect> = suspects.collect::<rusqlite::Result<_>>()?;
             suspects.sort_by(worst_first);
             Ok(suspects)
+        })
+    }
+
+    /// The stack for people of each site of a subject, innermost first, without plumbing.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn stacks(&self, subject: &str) -> Result<BTreeMap<SiteKey, Vec<String>>, StoreError> {
+        self.read(|connection| {
+            let roots = application_roots(connection, subject)?;
+            let roots: Vec<&str> = roots.iter().map(String::as_str).collect();
+            let mut stacks = Stacks::default();
+            let mut statement = connection.prepare_cached(
+                "SELECT key, stack FROM sites WHERE subject = (SELECT id FROM subjects WHERE subjects.key = ?1) \
+                 AND stack IS NOT NULL",
+            )?;
+            let rows = statement.query_map([subject], |row| Ok((SiteKey(get(row, "key")?), get(row, "stack")?)))?;
+            rows.map(|row| {
+                let (key, stack) = row?;
+                Ok((key, line::stack(&stacks.site(connection, stack)?, &roots)))
+            })
+            .collect()
         })
     }
 
