@@ -1,4 +1,4 @@
-//! Compiles leaktrace-ebpf for `bpfel-unknown-none` and leaves the object where `kernel::load` includes it.
+//! Compiles leaktrace-ebpf for `bpfel-unknown-none` and leaves its objects where `kernel::load` and `kernel::oom` include them.
 //!
 //! aya-build cannot do this: atomics need `-C target-cpu=v3` and debug information, and its flags are fixed.
 //! The toolchain must have rust-src. `LEAKTRACE_EBPF_TOOLCHAIN` names it; otherwise one linked under the name
@@ -10,6 +10,8 @@ use std::{
     process::{Command, ExitCode},
 };
 
+/// The programs of leaktrace-ebpf, and what their objects are called here.
+const OBJECTS: [(&str, &str); 2] = [("leaktrace", "leaktrace.bpf.o"), ("leaktrace-oom", "oom.bpf.o")];
 const LINKED_TOOLCHAIN: &str = "leaktrace-ebpf";
 
 fn main() -> ExitCode {
@@ -42,9 +44,11 @@ fn build() -> Result<(), String> {
             "building leaktrace-ebpf with toolchain {toolchain} failed; `cargo xtask setup` installs what it needs"
         ));
     }
-    let object = target.join("bpfel-unknown-none/release/leaktrace");
-    fs::copy(&object, out.join("leaktrace.bpf.o"))
-        .map_err(|error| format!("copying {}: {error}", object.display()))?;
+    for (program, name) in OBJECTS {
+        let object = target.join("bpfel-unknown-none/release").join(program);
+        fs::copy(&object, out.join(name))
+            .map_err(|error| format!("copying {}: {error}", object.display()))?;
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ pub mod counter;
 pub mod epoch;
 pub mod event;
 pub mod hook;
+pub mod oom;
 pub mod python;
 pub mod record;
 pub mod rule;

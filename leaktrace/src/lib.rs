@@ -9,6 +9,7 @@ pub mod watch;
 
 pub mod alert;
 pub mod serve;
+pub mod setting;
 pub mod store;
 pub mod watched;
 

@@ -1,5 +1,7 @@
 //! What is told.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::watched::{MemoryReading, Subject, Suspect};
@@ -49,4 +51,17 @@ pub struct Alert {
     pub see_more: Vec<String>,
     /// Directory with evidence, if some was written.
     pub evidence: Option<String>,
+}
+
+impl fmt::Display for AlertKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MemoryAbove => "memory_above",
+            Self::ShareOfLimit => "share_of_limit",
+            Self::TimeToLimit => "time_to_limit",
+            Self::Suspect => "suspect",
+            Self::OomKill => "oom_kill",
+            Self::Daemon => "daemon",
+        })
+    }
 }

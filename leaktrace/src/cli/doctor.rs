@@ -1,6 +1,7 @@
 //! `leaktrace doctor`: what works on this host, and what would be placed in a target. Reads only; `--measure` places probes
 //! and redirects pointers for moments, and says so before.
 
+pub mod measurement;
 mod placement;
 mod scope;
 
@@ -9,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Failure, args::DoctorArguments, meant};
+use super::{
+    Failure,
+    args::{DoctorArguments, DoctorFormat},
+    meant,
+};
 use crate::{
     daemon::{Circumstances, Measured, MeasuredCall, check_target, measure},
     kernel::{Kernel, LoadOptions},
@@ -39,6 +44,9 @@ use crate::{
 pub fn run(typed: &DoctorArguments) -> Result<(), Failure> {
     let named = typed.target.names_anything();
     let target = named.then(|| meant::target(&typed.target, Vec::new())).transpose()?;
+    if typed.format == DoctorFormat::Json {
+        return measurement::run(typed.measure, target.as_ref());
+    }
     let mut out = Text(io::stdout().lock());
     let mut kernel = host_findings(&mut out).map_err(|error| closed(&error))?;
     let costs = match &mut kernel {

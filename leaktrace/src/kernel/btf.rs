@@ -9,8 +9,11 @@ use super::KernelError;
 
 const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 const BTF_MAGIC: u16 = 0xeb9f;
+const KIND_POINTER: u32 = 2;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_FUNCTION_PROTOTYPE: u32 = 13;
 /// Anonymous members nest; the kernel's own never go deeper than a few levels.
 const MAX_NESTING: u32 = 8;
 
@@ -72,6 +75,52 @@ impl KernelTypes {
                     "its type information has no member {member} in struct {structure}"
                 ))
             })
+    }
+
+    /// Bytes that a structure takes.
+    ///
+    /// # Errors
+    /// If the running kernel has no such structure.
+    pub fn size_of(&self, structure: &str) -> Result<u32, KernelError> {
+        self.named(KIND_STRUCT, structure).and_then(|at| u32_at(&self.bytes, at + 8)).ok_or_else(|| {
+            KernelError::Unsupported(format!("its type information has no struct {structure}"))
+        })
+    }
+
+    /// Whether a tracepoint hands a pointer to its programs as that argument, counted from 0.
+    ///
+    /// # Errors
+    /// If the running kernel has no such tracepoint, or none with so many arguments.
+    pub fn tracepoint_gives_pointer(&self, tracepoint: &str, argument: usize) -> Result<bool, KernelError> {
+        self.tracepoint_argument(tracepoint, argument).map(|kind| kind == KIND_POINTER).ok_or_else(|| {
+            KernelError::Unsupported(format!(
+                "its type information has no tracepoint {tracepoint} with {} arguments",
+                argument + 1
+            ))
+        })
+    }
+
+    /// The kind of an argument's type. For programs, a tracepoint is a function: `typedef void (*btf_trace_NAME)(void *, ...)`.
+    fn tracepoint_argument(&self, tracepoint: &str, argument: usize) -> Option<u32> {
+        let pointer = self.leads_to(self.named(KIND_TYPEDEF, &format!("btf_trace_{tracepoint}"))?)?;
+        let prototype = self.leads_to(pointer)?;
+        if self.kind(prototype)? != KIND_FUNCTION_PROTOTYPE {
+            return None;
+        }
+        let arguments = (u32_at(&self.bytes, prototype + 4)? & 0xffff) as usize;
+        let parameter = prototype + 12 + (argument + 1) * 8;
+        (argument + 1 < arguments).then_some(())?;
+        self.kind(*self.types.get(u32_at(&self.bytes, parameter + 4)? as usize)?)
+    }
+
+    /// The type that a typedef or a pointer is made of.
+    fn leads_to(&self, at: usize) -> Option<usize> {
+        self.types.get(u32_at(&self.bytes, at + 8)? as usize).copied()
+    }
+
+    fn named(&self, kind: u32, name: &str) -> Option<usize> {
+        let fits = |at: &usize| self.kind(*at) == Some(kind) && self.name(*at) == Some(name.as_bytes());
+        self.types.iter().skip(1).copied().find(fits)
     }
 
     fn member_offset(&self, at: usize, member: &[u8], nesting: u32) -> Option<u32> {
@@ -168,12 +217,49 @@ mod tests {
         assert!(types.offset_of("outer", "absent").is_err());
     }
 
+    /// `typedef void (*btf_trace_x)(void *, struct outer *, int)` by hand.
+    fn tracepoint() -> Vec<u8> {
+        let strings = b"\0outer\0int\0btf_trace_x\0";
+        let mut types: Vec<u32> = vec![1, 4 << 24, 8]; // 1: struct outer
+        types.extend([0, 2 << 24, 1]); // 2: struct outer *
+        types.extend([0, 2 << 24, 0]); // 3: void *
+        types.extend([7, 1 << 24, 4, 32]); // 4: int
+        types.extend([0, 13 << 24 | 3, 0, 0, 3, 0, 2, 0, 4]); // 5: void (void *, struct outer *, int)
+        types.extend([0, 2 << 24, 5]); // 6: a pointer to it
+        types.extend([11, 8 << 24, 6]); // 7: its name
+        let mut bytes = Vec::new();
+        bytes.extend(BTF_MAGIC.to_ne_bytes());
+        bytes.extend([1, 0]);
+        for word in [24, 0, types.len() as u32 * 4, types.len() as u32 * 4, strings.len() as u32] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        types.iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
+        bytes.extend_from_slice(strings);
+        bytes
+    }
+
+    #[test]
+    fn what_a_tracepoint_gives_is_found() {
+        let types = KernelTypes::parse(tracepoint()).unwrap();
+        assert!(types.tracepoint_gives_pointer("x", 0).unwrap());
+        assert!(!types.tracepoint_gives_pointer("x", 1).unwrap());
+        assert!(types.tracepoint_gives_pointer("x", 2).is_err());
+        assert!(types.tracepoint_gives_pointer("y", 0).is_err());
+        assert_eq!(types.size_of("outer").unwrap(), 8);
+    }
+
     #[test]
     fn truncated_type_information_is_no_panic() {
         let whole = sample();
         for end in 0..whole.len() {
             if let Some(types) = KernelTypes::parse(whole[..end].to_vec()) {
                 let _ = types.offset_of("outer", "signal");
+            }
+        }
+        let whole = tracepoint();
+        for end in 0..whole.len() {
+            if let Some(types) = KernelTypes::parse(whole[..end].to_vec()) {
+                let _ = types.tracepoint_gives_pointer("x", 0);
             }
         }
     }

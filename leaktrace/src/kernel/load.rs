@@ -344,7 +344,7 @@ fn trampoline_offsets(types: &KernelTypes) -> Option<[u32; 3]> {
     ])
 }
 
-fn load_error(what: &str, error: &(dyn std::error::Error + 'static)) -> KernelError {
+pub(super) fn load_error(what: &str, error: &(dyn std::error::Error + 'static)) -> KernelError {
     let reason = chain(error);
     if is_permission(error) {
         KernelError::NotPermitted { what: format!("loading leaktrace's BPF {what}"), reason }

@@ -44,6 +44,13 @@ impl Hierarchy {
     }
 }
 
+impl Hierarchy {
+    /// Whether it is v1's for that controller.
+    pub fn has_controller(&self, name: &str) -> bool {
+        matches!(self, Self::Legacy(controllers) if controllers.split(',').any(|own| own == name))
+    }
+}
+
 impl std::fmt::Display for Hierarchy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -72,6 +79,12 @@ impl Place {
 /// Reads the places of a process, those first that say most.
 pub fn places(pid: u32) -> Result<Vec<Place>, ProcessError> {
     Ok(parse(&read_file(pid, "cgroup", MAX_TEXT)?))
+}
+
+/// The place that a process's memory is charged to: v1's if the memory controller is there, else v2's.
+pub fn memory_place(places: &[Place]) -> Option<&Place> {
+    let legacy = places.iter().find(|place| place.hierarchy.has_controller("memory"));
+    legacy.or_else(|| places.iter().find(|place| place.hierarchy == Hierarchy::Unified))
 }
 
 /// Parses `/proc/PID/cgroup`; lines that are none are left out.
@@ -132,6 +145,14 @@ mod tests {
         let text = b"2:pids:/a\n1:name=systemd:/b\n0::/\n";
         assert_eq!(parse(text), [place("", "/"), place("name=systemd", "/b"), place("pids", "/a")]);
         assert!(parse(text)[0].is_root());
+    }
+
+    #[test]
+    fn memory_is_charged_to_the_hierarchy_that_has_its_controller() {
+        let charged = |text: &[u8]| memory_place(&parse(text)).map(|place| place.path.clone());
+        assert_eq!(charged(b"5:memory:/m\n1:name=systemd:/s\n0::/u\n"), Some("/m".into()));
+        assert_eq!(charged(b"1:name=systemd:/s\n0::/u\n"), Some("/u".into()));
+        assert_eq!(charged(b"1:name=systemd:/s\n"), None);
     }
 
     #[test]

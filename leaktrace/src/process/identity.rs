@@ -87,10 +87,18 @@ pub fn parse_command(bytes: &[u8]) -> Vec<String> {
 
 /// Seconds since the Unix epoch; 0 if `/proc/stat` does not say when the machine was started.
 fn start_unix_s(start_ticks: u64) -> f64 {
-    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let Some(boot) = parse_boot_time(&text) else { return 0.0 };
-    // Both fit in 53 bits for millions of years.
-    boot as f64 + start_ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64
+    // Fits in 53 bits for millions of years.
+    boot_unix_s().map_or(0.0, |boot| boot as f64 + seconds(start_ticks))
+}
+
+/// When the machine was started, seconds since the Unix epoch, as far as `/proc/stat` says.
+pub fn boot_unix_s() -> Option<u64> {
+    parse_boot_time(&fs::read_to_string("/proc/stat").ok()?)
+}
+
+/// Clock ticks of `/proc` as seconds.
+pub fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64
 }
 
 fn parse_boot_time(text: &str) -> Option<u64> {

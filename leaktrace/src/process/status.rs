@@ -69,6 +69,19 @@ pub struct Stat {
     pub state: RunState,
     /// Parent's PID.
     pub parent: u32,
+    /// CPU time used so far, clock ticks: all its threads, those that have ended too, but not its children.
+    pub cpu_ticks: u64,
+}
+
+/// Memory of a process, bytes. All zero for kernel threads and zombies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident set.
+    pub rss_bytes: u64,
+    /// Resident anonymous memory.
+    pub anonymous_bytes: u64,
+    /// Swapped out.
+    pub swap_bytes: u64,
 }
 
 /// Reads `/proc/PID/status`.
@@ -142,18 +155,45 @@ fn name(status: &str) -> Option<String> {
     Some(name)
 }
 
+/// Only the memory in the text of `status`, which is looked at often.
+pub fn parse_memory(text: &[u8]) -> Memory {
+    let mut memory = Memory::default();
+    for line in text.split(|&byte| byte == b'\n') {
+        let (field, rest) = match line {
+            [b'V', b'm', b'R', b'S', b'S', b':', rest @ ..] => (&mut memory.rss_bytes, rest),
+            [b'R', b's', b's', b'A', b'n', b'o', b'n', b':', rest @ ..] => {
+                (&mut memory.anonymous_bytes, rest)
+            }
+            [b'V', b'm', b'S', b'w', b'a', b'p', b':', rest @ ..] => (&mut memory.swap_bytes, rest),
+            _ => continue,
+        };
+        *field = std::str::from_utf8(rest).ok().and_then(kibibytes).unwrap_or(0);
+    }
+    memory
+}
+
+/// The short name in the text of `stat`, as the process has set it.
+pub fn parse_name(stat: &[u8]) -> Option<&[u8]> {
+    let open = stat.iter().position(|&byte| byte == b'(')?;
+    let close = stat.iter().rposition(|&byte| byte == b')')?;
+    stat.get(open + 1..close)
+}
+
 /// Parses the text of `stat`: the name stands in parentheses and may itself contain any of them.
 pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let behind = bytes.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(bytes.get(behind + 1..)?).ok()?;
     // proc(5) counts from 1 and the state is its third field.
-    let word = |number: usize| rest.split_ascii_whitespace().nth(number - 3);
-    let field = |number: usize| word(number)?.parse::<u64>().ok();
+    let mut words = [""; 20];
+    words.iter_mut().zip(rest.split_ascii_whitespace()).for_each(|(word, found)| *word = found);
+    let word = |number: usize| words.get(number - 3).copied().unwrap_or_default();
+    let field = |number: usize| word(number).parse::<u64>().ok();
     Some(Stat {
         start_ticks: field(22)?,
         kernel_thread: field(9)? & PF_KTHREAD != 0,
-        state: state(word(3)?)?,
+        state: state(word(3))?,
         parent: u32::try_from(field(4)?).ok()?,
+        cpu_ticks: field(14)?.saturating_add(field(15)?),
     })
 }
 
@@ -197,6 +237,8 @@ Seccomp_filters:\t1\n";
         assert_eq!(status.rss_bytes, Some(120 * 1024));
         assert_eq!(status.rss_anonymous_bytes, Some(80 * 1024));
         assert_eq!(status.swap_bytes, Some(4096));
+        let memory = Memory { rss_bytes: 120 * 1024, anonymous_bytes: 80 * 1024, swap_bytes: 4096 };
+        assert_eq!(parse_memory(STATUS), memory);
     }
 
     #[test]
@@ -221,21 +263,25 @@ Seccomp_filters:\t1\n";
     #[test]
     fn a_status_cut_off_anywhere_is_no_panic() {
         for end in 0..STATUS.len() {
-            let _ = parse_status(&STATUS[..end]);
+            let _ = (parse_status(&STATUS[..end]), parse_memory(&STATUS[..end]));
         }
         assert!(parse_status(b"").is_none());
+        assert_eq!(parse_memory(b"Name:\tx\nState:\tZ (zombie)\n"), Memory::default());
     }
 
     #[test]
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields_of_stat() {
         let text = b"77 (a) b (c)) S 1 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 9 9\n";
         let state = RunState::Alive;
-        let expected = Stat { start_ticks: 123_456, kernel_thread: false, state, parent: 1 };
+        let expected =
+            Stat { start_ticks: 123_456, kernel_thread: false, state, parent: 1, cpu_ticks: 5 + 6 };
         assert_eq!(parse_stat(text), Some(expected));
         let kernel = b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n";
-        let expected = Stat { start_ticks: 1, kernel_thread: true, state, parent: 0 };
+        let expected = Stat { start_ticks: 1, kernel_thread: true, state, parent: 0, cpu_ticks: 0 };
         assert_eq!(parse_stat(kernel), Some(expected));
         assert_eq!(parse_stat(b"2 (x) S 0"), None);
+        assert_eq!(parse_name(text), Some(&b"a) b (c)"[..]));
+        assert_eq!(parse_name(b"77 )("), None);
     }
 
     #[test]

@@ -2,18 +2,32 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::model::{Frame, FrameKind, SiteReport};
 use super::plumbing;
 
 /// Identity of an allocation site across runs, restarts and processes of the same code.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SiteKey(pub [u8; 16]);
 
 impl fmt::Display for SiteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Other programs get it as the text that people see.
+impl Serialize for SiteKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SiteKey {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        Self::parse(&text).ok_or_else(|| D::Error::custom("a site is 32 hexadecimal digits"))
     }
 }
 
@@ -24,10 +38,11 @@ impl SiteKey {
         Some(Self(u128::from_str_radix(digits, 16).ok()?.to_be_bytes()))
     }
 
-    /// The key of a site: its allocator, its kind of mapping, and what each telling frame is.
+    /// The key of a site: whether it is a heap's, its kind of mapping, and what each telling frame is. Which heap depends on how
+    /// closely it was looked at: light tracing sees the C library's, exact tracing Python's on top of that.
     pub fn of(site: &SiteReport) -> Self {
         let mut hasher = blake3::Hasher::new();
-        text(&mut hasher, Some(&site.domain));
+        hasher.update(&[u8::from(site.domain == "mmap")]);
         text(&mut hasher, site.label.as_deref());
         plumbing::telling(&site.frames).for_each(|frame| add(&mut hasher, frame));
         let mut key = [0; 16];
@@ -82,6 +97,10 @@ mod tests {
     fn a_site_is_its_lines_and_not_its_addresses() {
         assert_eq!(SiteKey::of(&site(7, 1)), SiteKey::of(&site(7, 2)));
         assert_ne!(SiteKey::of(&site(7, 1)), SiteKey::of(&site(8, 1)));
+        let lightly = SiteReport { domain: "malloc".into(), ..site(7, 1) };
+        assert_eq!(SiteKey::of(&site(7, 1)), SiteKey::of(&lightly));
+        let mapped = SiteReport { domain: "mmap".into(), ..site(7, 1) };
+        assert_ne!(SiteKey::of(&site(7, 1)), SiteKey::of(&mapped));
     }
 
     #[test]
@@ -89,5 +108,10 @@ mod tests {
         let key = SiteKey::of(&site(7, 1));
         assert_eq!(SiteKey::parse(&key.to_string()), Some(key));
         assert_eq!(SiteKey::parse("+1"), None);
+        let json = serde_json::to_string(&key).expect("JSON");
+        assert_eq!(json, format!("\"{key}\""));
+        assert_eq!(serde_json::from_str::<SiteKey>(&json).expect("the same"), key);
+        let packed = rmp_serde::to_vec_named(&key).expect("packed");
+        assert_eq!(rmp_serde::from_slice::<SiteKey>(&packed).expect("the same"), key);
     }
 }

@@ -2,7 +2,7 @@
 //! describes; they live apart from the model so that the model can change without breaking a reader.
 
 mod group;
-mod harmless;
+pub(crate) mod harmless;
 mod process;
 
 use std::collections::BTreeMap;
@@ -31,6 +31,11 @@ pub fn write_line(report: &Report, out: &mut dyn Write) -> io::Result<()> {
 pub fn write_pretty(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     harmless::write_pretty(&WireReport::from(report), out)?;
     writeln!(out)
+}
+
+/// Writes another value indented, with every string harmless to a terminal, as they are in reports.
+pub fn write_harmless(value: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+    harmless::write_pretty(value, out)
 }
 
 /// A number that JSON readers would round (they hold 53 bits), as `"0x..."`.

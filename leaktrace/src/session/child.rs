@@ -67,13 +67,7 @@ impl Session {
         command.args(plan.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: Ctrl-C at the terminal is for whoever shows the reports, who then ends this.
         command.process_group(0);
-        // SAFETY: one system call, which is safe to make between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-                Ok(())
-            });
-        }
+        end_with_parent(&mut command);
         let mut child = command.spawn().map_err(|source| SessionError::Start { program, source })?;
         let pid = child.id().unwrap_or_default();
         let (sender, events) = channel(WAITING);
@@ -113,6 +107,17 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Lets a child be told to end when the thread that starts it has ended, however that came.
+pub(super) fn end_with_parent(command: &mut Command) {
+    // SAFETY: one system call, which is safe to make between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+            Ok(())
+        });
     }
 }
 

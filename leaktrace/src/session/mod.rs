@@ -4,6 +4,7 @@
 
 mod child;
 mod plan;
+pub mod prediction;
 pub mod wire;
 
 pub use child::{Event, Session, SessionError};

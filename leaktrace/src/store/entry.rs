@@ -3,7 +3,7 @@
 use crate::{
     alert::Alert,
     report::{fingerprint::SiteKey, model::Report},
-    verdict::Verdict,
+    verdict::{Unexplained, Verdict},
     watched::{Decision, MemoryReading, SessionInfo, Subject},
 };
 
@@ -31,6 +31,15 @@ pub enum Entry {
         at_unix_s: f64,
         /// By site; those that are not named here were not judged anew.
         verdicts: Vec<(SiteKey, Verdict)>,
+    },
+    /// What tracked memory does not explain now.
+    Unexplained {
+        /// [`Subject::key`].
+        subject: String,
+        /// Seconds since the Unix epoch.
+        at_unix_s: f64,
+        /// `None`: nothing any more.
+        unexplained: Option<Unexplained>,
     },
     /// Why something was done or not done.
     Decision(Decision),

@@ -80,6 +80,8 @@ pub struct ContainerBuilder {
     read_only: bool,
     seccomp: bool,
     nested: bool,
+    annotations: Vec<(String, String)>,
+    memory_limit: Option<u64>,
 }
 
 /// A container that runs.
@@ -155,6 +157,18 @@ impl ContainerBuilder {
         self
     }
 
+    /// Attaches an annotation, as engines do with their labels.
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Limits its memory, bytes.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
     /// The service runs in a PID namespace of its own inside the container's.
     pub fn nested_pid_namespace(mut self) -> Self {
         self.nested = true;
@@ -207,6 +221,12 @@ impl ContainerBuilder {
         if self.seccomp {
             config["linux"]["seccomp"] = data("seccomp.json")?;
         }
+        for (key, value) in &self.annotations {
+            config["annotations"][key] = json!(value);
+        }
+        if let Some(bytes) = self.memory_limit {
+            config["linux"]["resources"]["memory"]["limit"] = json!(bytes);
+        }
         config["linux"]["cgroupsPath"] = json!(Path::new("/").join(&self.parent).join(&self.id));
         let scripts = json!({
             "destination": SCRIPTS, "type": "bind", "source": interpreters::scripts(), "options": ["rbind", "ro"],
@@ -247,6 +267,8 @@ impl Container {
             read_only: false,
             seccomp: false,
             nested: false,
+            annotations: Vec::new(),
+            memory_limit: None,
         }
     }
 

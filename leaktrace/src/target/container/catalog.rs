@@ -103,6 +103,13 @@ impl Catalog {
         by_cgroup.or_else(|| self.by_namespace(pid))
     }
 
+    /// What is on record of a container that was located; `None`: nothing but how its cgroup is spelled.
+    pub fn record(&self, located: &Located) -> Option<&Record> {
+        let of =
+            |known: &&Known| known.record.id == located.container.id && known.extends_over(&located.extent);
+        self.known.iter().find(of).map(|known| &known.record)
+    }
+
     /// Containers on record.
     pub fn known(&mut self) -> &[Known] {
         self.refresh();
@@ -189,6 +196,14 @@ impl Known {
             (None, None, init) => Extent::Init(init.map_or(0, |init| init.pid)),
         };
         Located { container: self.container(), extent }
+    }
+
+    /// Whether its processes are those.
+    fn extends_over(&self, extent: &Extent) -> bool {
+        match extent {
+            Extent::Cgroup(place) => self.places.contains(place),
+            other => self.located().extent == *other,
+        }
     }
 
     fn container(&self) -> Container {
@@ -335,6 +350,18 @@ mod tests {
         assert_eq!(answer(&catalog, &[place("/any/web/init.scope")]), Some(("web".to_owned(), own)));
         assert_eq!(answer(&catalog, &[place("/any/web2")]), None);
         assert_eq!(answer(&catalog, &[place("/")]), None);
+    }
+
+    #[test]
+    fn what_is_on_record_of_a_located_container_is_found_and_no_other_s() {
+        let mut labelled = known(ID, "web", "/docker/ID");
+        labelled.record.labels.insert("app".to_owned(), "shop".to_owned());
+        let catalog = catalog(vec![known("other", "other", "/docker/other"), labelled]);
+        let located = catalog.by_cgroup(&[place("/docker/ID/x")]).expect("located");
+        let record = catalog.record(&located).expect("on record");
+        assert_eq!(record.labels.get("app").map(String::as_str), Some("shop"));
+        let elsewhere = Located { extent: Extent::Cgroup(place("/user/ID")), ..located };
+        assert!(catalog.record(&elsewhere).is_none());
     }
 
     #[test]

@@ -33,7 +33,7 @@ struct State {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Image {
-    /// What Kubernetes says of a container when it goes through Docker.
+    /// What people, Compose and Kubernetes have attached to it.
     labels: Option<HashMap<String, String>>,
 }
 

@@ -18,6 +18,15 @@ struct RuncState {
     init_process_start: u64,
     #[serde(default)]
     cgroup_paths: HashMap<String, PathBuf>,
+    #[serde(default)]
+    config: RuncConfig,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RuncConfig {
+    /// Annotations of the specification, `key=value`, and one of runc's own for where that lies.
+    labels: Vec<String>,
 }
 
 /// crun's, as far as it matters here.
@@ -39,6 +48,14 @@ pub(super) struct Specification {
     #[serde(default)]
     pub(super) annotations: HashMap<String, String>,
 }
+
+/// What Kubernetes calls things, and what its annotations in containerd's specifications are called.
+const KUBERNETES: &[(&str, &str)] = &[
+    ("io.kubernetes.pod.name", "io.kubernetes.cri.sandbox-name"),
+    ("io.kubernetes.pod.namespace", "io.kubernetes.cri.sandbox-namespace"),
+    ("io.kubernetes.pod.uid", "io.kubernetes.cri.sandbox-uid"),
+    ("io.kubernetes.container.name", "io.kubernetes.cri.container-name"),
+];
 
 /// Every container in a runtime's root directory.
 pub(super) fn records(root: &Store) -> Vec<Record> {
@@ -71,14 +88,19 @@ fn record(root: &Store, id: String) -> Option<Record> {
 }
 
 fn of_runc(id: String, StateFile { content, owner }: StateFile<RuncState>) -> Record {
-    Record {
+    let mut record = Record {
         id,
         runtime: Some("runc"),
         init: init(content.init_process_pid, content.init_process_start),
         cgroups: content.cgroup_paths.into_values().collect(),
         owner,
         ..Record::default()
-    }
+    };
+    let pairs = content.config.labels.iter().filter_map(|label| label.split_once('='));
+    let annotations = pairs.filter(|(key, _)| *key != "bundle");
+    let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    Specification { annotations }.describe(&mut record);
+    record
 }
 
 /// A container that was made but has no process yet has PID 0.
@@ -87,11 +109,12 @@ pub(super) fn init(pid: u32, start_ticks: u64) -> Option<Init> {
 }
 
 impl Specification {
-    /// Adds what annotations say of a container: its names and its pod.
+    /// Adds what annotations say of a container: its names, its pod, its labels.
     pub(super) fn describe(&self, record: &mut Record) {
         let say = |keys: &[&str]| keys.iter().find_map(|key| self.annotations.get(*key)).cloned();
         let name = say(&["io.kubernetes.cri.container-name", "io.kubernetes.container.name", "nerdctl/name"]);
         let pod_name = say(&["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"]);
+        self.label(record);
         let is_sandbox = say(&["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"])
             .is_some_and(|kind| kind == "sandbox");
         match (name, pod_name) {
@@ -101,6 +124,21 @@ impl Specification {
             _ => {}
         }
         record.pod = say(&["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"]).or(record.pod.take());
+    }
+
+    /// Annotations are labels too. What Kubernetes says goes by one name, whichever engine has written it down.
+    fn label(&self, record: &mut Record) {
+        for (one, other) in KUBERNETES {
+            if let Some(value) = self.annotations.get(*other).or_else(|| self.annotations.get(*one)) {
+                record.label(one, value);
+            }
+        }
+        // CRI-O keeps those of the container, or of its pod, in one annotation.
+        let labels = self.annotations.get("io.kubernetes.cri-o.Labels");
+        let labels = labels.and_then(|text| serde_json::from_str::<HashMap<String, String>>(text).ok());
+        for (key, value) in labels.iter().flatten().chain(&self.annotations) {
+            record.label(key, value);
+        }
     }
 }
 
@@ -122,7 +160,7 @@ mod tests {
 
     #[test]
     fn runc_names_its_first_process_and_its_cgroups() {
-        let state = r#"{"id":"web","init_process_pid":17,"init_process_start":99,"config":{"labels":["bundle=/b"]},
+        let state = r#"{"id":"web","init_process_pid":17,"init_process_start":99,"config":{"labels":["app=shop","bundle=/b"]},
             "cgroup_paths":{"":"/sys/fs/cgroup/unified/web","memory":"/sys/fs/cgroup/memory/a/web"}}"#;
         let (_root, store) = root(&[("web/state.json", state), ("lock", ""), ("empty/other", "")]);
         let records = records(&store);
@@ -130,6 +168,7 @@ mod tests {
         assert_eq!((records[0].id.as_str(), records[0].runtime), ("web", Some("runc")));
         assert_eq!(records[0].init, Some(Init { pid: 17, start_ticks: Some(99) }));
         assert_eq!(records[0].cgroups.len(), 2);
+        assert_eq!(records[0].labels, [("app".to_owned(), "shop".to_owned())].into());
     }
 
     #[test]
@@ -152,7 +191,21 @@ mod tests {
         if record.owner == 0 {
             assert_eq!(record.names, ["app", "shop-1/app"]);
             assert_eq!(record.pod.as_deref(), Some("u-1"));
+            let label = |key: &str| record.labels.get(key).map(String::as_str);
+            assert_eq!(label("io.kubernetes.pod.name"), Some("shop-1"));
+            assert_eq!(label("io.kubernetes.pod.uid"), Some("u-1"));
+            assert_eq!(label("io.kubernetes.container.name"), Some("app"));
         }
+    }
+
+    #[test]
+    fn labels_that_cri_o_keeps_in_one_annotation_are_labels() {
+        let mut record = Record::default();
+        let text = r#"{"app":"shop","io.kubernetes.pod.name":"shop-1"}"#;
+        let annotations = [("io.kubernetes.cri-o.Labels".to_owned(), text.to_owned())].into();
+        Specification { annotations }.describe(&mut record);
+        assert_eq!(record.labels.get("app").map(String::as_str), Some("shop"));
+        assert_eq!(record.labels.get("io.kubernetes.pod.name").map(String::as_str), Some("shop-1"));
     }
 
     #[test]

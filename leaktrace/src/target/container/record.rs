@@ -1,6 +1,9 @@
 //! What a runtime's state says about one container, from however many places.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
 
 /// The first process of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +13,12 @@ pub struct Init {
     /// When it started, in clock ticks since boot, where that is on record.
     pub start_ticks: Option<u64>,
 }
+
+/// Most labels of one container that are kept, and their longest keys and values, bytes: whoever makes it chooses them, and
+/// engines put whole manifests there.
+const MAX_LABELS: usize = 256;
+const MAX_LABEL_KEY: usize = 317;
+const MAX_LABEL_VALUE: usize = 1024;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +31,8 @@ pub struct Record {
     pub names: Vec<String>,
     /// UID of its Kubernetes pod.
     pub pod: Option<String>,
+    /// What engines and people have attached to it: labels, annotations. At most 256.
+    pub labels: BTreeMap<String, String>,
     /// Its first process.
     pub init: Option<Init>,
     /// Its own cgroups: directories, or paths in a hierarchy.
@@ -34,6 +45,14 @@ pub struct Record {
 const RANKS: [&str; 8] = ["docker", "podman", "cri-o", "containerd", "lxc", "youki", "crun", "runc"];
 
 impl Record {
+    /// Attaches a label, unless it has one of that name, or that one is too long for anybody to have typed it.
+    pub(super) fn label(&mut self, key: &str, value: &str) {
+        let fits = key.len() <= MAX_LABEL_KEY && value.len() <= MAX_LABEL_VALUE;
+        if fits && self.labels.len() < MAX_LABELS && !self.labels.contains_key(key) {
+            self.labels.insert(key.to_owned(), value.to_owned());
+        }
+    }
+
     /// Adds what another record of the same container says.
     fn add(&mut self, other: Self) {
         let rank = |runtime: Option<&str>| {
@@ -53,6 +72,7 @@ impl Record {
             self.init = other.init.or(self.init);
         }
         self.cgroups.extend(other.cgroups);
+        other.labels.iter().for_each(|(key, value)| self.label(key, value));
     }
 }
 
@@ -96,6 +116,22 @@ mod tests {
             );
             assert_eq!(together[0].init, init);
         }
+    }
+
+    #[test]
+    fn labels_add_up_and_have_a_bound() {
+        let labelled = |runtime, key: &str| {
+            let mut record = record(runtime, &[]);
+            record.label(key, "1");
+            record
+        };
+        let mut together = put_together(vec![labelled("runc", "a"), labelled("docker", "b")]).remove(0);
+        assert_eq!(together.labels.keys().collect::<Vec<_>>(), ["a", "b"]);
+        together.label("a", "2");
+        together.label("long", &"x".repeat(MAX_LABEL_VALUE + 1));
+        assert_eq!((together.labels.len(), together.labels["a"].as_str()), (2, "1"));
+        (0..1000).for_each(|number| together.label(&number.to_string(), ""));
+        assert_eq!(together.labels.len(), MAX_LABELS);
     }
 
     #[test]

@@ -1,0 +1,65 @@
+//! An alert as JSON, as `docs/alerts.md` describes it: what webhooks, commands and files get, and what the API answers.
+
+use serde::Serialize;
+
+use super::{Alert, AlertKind};
+use crate::{
+    report::{json::harmless, human::moment},
+    watched::{MemoryReading, Subject, Suspect},
+};
+
+/// Version of the shape. Goes up when a field changes its meaning or goes away; new fields do not raise it.
+pub const SCHEMA: u32 = 1;
+
+/// The shape.
+#[derive(Serialize)]
+pub struct WireAlert<'a> {
+    schema: u32,
+    id: u64,
+    kind: AlertKind,
+    fingerprint: &'a str,
+    at: String,
+    at_unix_s: f64,
+    host: &'a str,
+    sentence: &'a str,
+    /// `None`: of the daemon itself.
+    subject: Option<&'a Subject>,
+    memory: Option<&'a MemoryReading>,
+    suspects: &'a [Suspect],
+    see_more: &'a [String],
+    evidence: Option<&'a str>,
+}
+
+impl<'a> From<&'a Alert> for WireAlert<'a> {
+    fn from(alert: &'a Alert) -> Self {
+        let of_somebody = !alert.subject.key.is_empty();
+        Self {
+            schema: SCHEMA,
+            id: alert.id,
+            kind: alert.kind,
+            fingerprint: &alert.fingerprint,
+            at: moment(alert.at_unix_s),
+            at_unix_s: alert.at_unix_s,
+            host: &alert.host,
+            sentence: &alert.sentence,
+            subject: of_somebody.then_some(&alert.subject),
+            memory: of_somebody.then_some(&alert.memory),
+            suspects: &alert.suspects,
+            see_more: &alert.see_more,
+            evidence: alert.evidence.as_deref(),
+        }
+    }
+}
+
+/// One line, without its end.
+pub fn line(alert: &Alert) -> String {
+    let mut bytes = Vec::new();
+    match harmless::write_compact(&WireAlert::from(alert), &mut bytes) {
+        Ok(()) => String::from_utf8(bytes).unwrap_or_default(),
+        // Memory takes everything that is written to it, and all keys are text.
+        Err(error) => {
+            tracing::error!("an alert cannot be written as JSON: {error}");
+            String::new()
+        }
+    }
+}

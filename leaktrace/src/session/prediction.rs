@@ -1,0 +1,47 @@
+//! What tracing a process would cost it, measured in a process of its own.
+
+use std::{env, process::Stdio, time::Duration};
+
+use thiserror::Error;
+use tokio::{process::Command, time::timeout};
+
+pub use crate::cli::doctor::measurement::{Prediction, Slowdown};
+
+/// Measuring takes ten seconds; on a busy host more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why nothing was predicted.
+#[derive(Debug, Error)]
+pub enum PredictionError {
+    /// It was not to be measured.
+    #[error("what tracing would cost was not measured: the configuration says so")]
+    NotAsked,
+    /// The process that was to measure could not be started, or took too long.
+    #[error("what tracing process {pid} would cost could not be measured: {why}")]
+    Failed {
+        /// The process.
+        pid: u32,
+        /// In words.
+        why: String,
+    },
+}
+
+/// Measures a process. Places probes in it and redirects its allocator table, for milliseconds at a time.
+///
+/// # Errors
+/// If that is not possible.
+pub async fn predict(pid: u32) -> Result<Prediction, PredictionError> {
+    let failed = |why: String| PredictionError::Failed { pid, why };
+    let program = env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+    let mut command = Command::new(program);
+    command.args(["doctor", "--measure", "--format", "json", "-p", &pid.to_string()]);
+    command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+    super::child::end_with_parent(&mut command);
+    let output = timeout(PATIENCE, command.output()).await;
+    let output = output.map_err(|_| failed(format!("not done after {} s", PATIENCE.as_secs())))?;
+    let output = output.map_err(|error| failed(error.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
+}
