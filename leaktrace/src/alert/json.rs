@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Alert, AlertKind};
 use crate::{
-    report::{json::harmless, human::moment},
+    report::{human::moment, json::harmless},
     watched::{MemoryReading, Subject, Suspect},
 };
 

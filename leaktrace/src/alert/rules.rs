@@ -14,9 +14,7 @@ use super::{
     told::{Patience, Told},
 };
 use crate::{
-    report::{
-        human::{self, plural, printable},
-    },
+    report::human::{self, plural, printable},
     store,
     watched::{State, SubjectState, Suspect},
 };
