@@ -66,6 +66,14 @@ pub(super) fn renewal(rise: f64, grown: f64, freed: Option<f64>) -> String {
     )
 }
 
+/// New ones for others that were tracked.
+pub(super) fn exchange(rise: f64) -> String {
+    format!(
+        "{} of survivors are new, but as much was freed elsewhere: all that is tracked did not grow",
+        bytes(rise)
+    )
+}
+
 /// Everything that is no leak.
 pub(super) fn without_growth(finding: &Finding, segment: &Segment) -> String {
     let (highest, time) = (bytes(finding.highest), human::duration(segment.span_s()));

@@ -1,5 +1,6 @@
 //! Survivors that take the place of others: a cache that is full and gives its oldest entries up for new ones, a pool whose
-//! connections are made anew. Tracing sees what comes from its beginning on, so they seem to grow; the process's memory does not.
+//! connections are made anew, maybe by another line. Tracing sees what comes from its beginning on, so they seem to grow; the
+//! process's memory does not, or all that is tracked in it does not.
 
 use super::{
     because,
@@ -13,6 +14,8 @@ use super::{
 const LEAST_SHARE: f64 = 0.2;
 /// Survivors renew others if at least this share of them has older blocks that went meanwhile.
 const LEAST_RENEWED: f64 = 0.5;
+/// And if all that is tracked stays within a band of this share of their rise.
+const LEVEL: f64 = 0.5;
 /// What is compared at both ends: the middle of so much of the time.
 const END: f64 = 1.0 / 8.0;
 
@@ -42,7 +45,26 @@ pub(super) fn explains(run: &Run<'_>, process: &[ProcessReading], options: &Opti
     let (all, memory) = (windows(run), memory(process));
     let later = all.get(all.len() / 2..).unwrap_or_default();
     let later = if let [one] = later { vec![later_half(*one)] } else { later.to_vec() };
-    [all, later].into_iter().find_map(|windows| is_renewed(&windows, &memory, process, options))
+    [all, later].into_iter().find_map(|windows| {
+        renewed(&windows, &memory, process, options).or_else(|| exchanged(&windows, process))
+    })
+}
+
+/// What others that are tracked as well gave up meanwhile.
+fn exchanged(windows: &[Window], process: &[ProcessReading]) -> Option<String> {
+    let is_level = |window: &Window| {
+        let tracked: Vec<u64> = within(*window, process).map(|reading| reading.tracked_bytes).collect();
+        let (least, most) = (tracked.iter().min().copied()?, tracked.iter().max().copied()?);
+        Some(tracked.len() > 2 && least > 0 && (most - least) as f64 <= window.rise * LEVEL)
+    };
+    let level = !windows.is_empty() && windows.iter().all(|window| is_level(window) == Some(true));
+    level.then(|| because::exchange(windows.iter().map(|window| window.rise).sum()))
+}
+
+/// Readings that were made while tracing, in a part of a session.
+fn within(window: Window, process: &[ProcessReading]) -> impl Iterator<Item = &ProcessReading> {
+    let traced = process.iter().filter(|reading| reading.session.is_some());
+    traced.filter(move |reading| reading.at_unix_s >= window.from && reading.at_unix_s <= window.to)
 }
 
 /// One for each session.
@@ -61,7 +83,7 @@ fn later_half(Window { from, to, rise, blocks }: Window) -> Window {
     Window { from: (from + to) / 2.0, to, rise: rise / 2.0, blocks: blocks / 2.0 }
 }
 
-fn is_renewed(
+fn renewed(
     windows: &[Window],
     memory: &[(f64, f64)],
     process: &[ProcessReading],
@@ -99,9 +121,6 @@ fn grown(memory: &[(f64, f64)], from: f64, to: f64) -> Option<f64> {
 
 /// Frees of older blocks in a part of a session; `None`: they were not counted.
 fn freed_from_before(window: Window, process: &[ProcessReading]) -> Option<f64> {
-    let traced = process.iter().filter(|reading| reading.session.is_some());
-    let within = traced
-        .filter(|reading| reading.at_unix_s >= window.from - 1.0 && reading.at_unix_s <= window.to + 1.0);
-    let counted: Vec<u64> = within.filter_map(|reading| reading.freed_from_before).collect();
+    let counted: Vec<u64> = within(window, process).filter_map(|reading| reading.freed_from_before).collect();
     Some(counted.iter().max()?.abs_diff(*counted.iter().min()?) as f64)
 }

@@ -207,12 +207,18 @@ fn evenness(lows: &[Point]) -> (f64, f64, bool) {
     if work > time { (work, with_work.max(lately), time < 0.5) } else { (time, lately, false) }
 }
 
-/// Rate of growth in the last third, as a share of that before it; both as they would be if chance had made growth look more
-/// even than it is. The first sixth is left out: what is set up when tracing begins, or at the first request, is no growth.
+/// Rate of growth in the last third, as a share of that before it. What is set up when tracing begins, or at the first request, is
+/// no growth: it counts half.
 pub(super) fn evenness_by(curve: &[(f64, f64)]) -> f64 {
-    let (before, lately) = (part(curve, 1.0 / 6.0, 2.0 / 3.0), part(curve, 2.0 / 3.0, 1.0));
+    let lately = part(curve, 2.0 / 3.0, 1.0);
+    let share = |from: f64| share_of_rate(&lately, &part(curve, from, 2.0 / 3.0));
+    share(1.0 / 6.0).min(share(0.0) * 2.0)
+}
+
+/// One rate as a share of another, both as they would be if chance had made growth look more even than it is.
+fn share_of_rate(lately: &[(f64, f64)], before: &[(f64, f64)]) -> f64 {
     let ((before, error), (lately, late_error)) =
-        (statistics::fitted_slope(&before), statistics::fitted_slope(&lately));
+        (statistics::fitted_slope(before), statistics::fitted_slope(lately));
     let (before, lately) = (before + error * DOUBT, lately - late_error * DOUBT);
     match lately / before {
         share if before > 0.0 => share.clamp(0.0, MOST_EVEN),

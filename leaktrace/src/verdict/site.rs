@@ -78,9 +78,9 @@ fn without_growth(segment: &Segment, finding: &Finding, watched_s: f64, options:
 
 fn too_early(run: Option<&Run<'_>>, watched_s: f64, options: &Options) -> Verdict {
     Verdict {
-        bytes_per_hour: run.map_or(0.0, |run| run.bytes_per_hour()),
+        bytes_per_hour: run.map_or(0.0, Run::bytes_per_hour),
         watched_s,
-        because: because::too_early(watched_s, run.map(|run| run.rise()), options),
+        because: because::too_early(watched_s, run.map(Run::rise), options),
         ..Verdict::default()
     }
 }

@@ -132,6 +132,17 @@ fn a_full_cache_is_told_from_a_leak_by_memory_and_by_what_is_freed() {
     assert!(judge(&site, &process, &options(1.0)).is_leak());
 }
 
+/// The same within what is tracked: connections of a pool are renewed by another line than made them. Twin: where all that is
+/// tracked grows along, it is a leak.
+#[test]
+fn what_takes_the_place_of_other_tracked_blocks_is_no_leak() {
+    let program = Program { course: Course::LeakPerTime, load: Load::Even };
+    let (site, mut process) = program.readings(Tracing::once(1.0, 60.0));
+    assert!(judge(&site, &process, &options(1.0)).is_leak());
+    process.iter_mut().for_each(|reading| reading.tracked_bytes = 1 << 20);
+    assert_eq!(judge(&site, &process, &options(1.0)).shape, Shape::Steady);
+}
+
 /// Twin of the rule of load: not knowing how much work was done, one must take rising load for a leak.
 #[test]
 fn rising_load_is_told_from_a_leak_by_the_rate_of_work() {

@@ -54,7 +54,12 @@ proptest! {
             ..*reading
         }).collect();
         let process: Vec<ProcessReading> = process.iter().map(|r| ProcessReading { at_unix_s: r.at_unix_s - start, ..*r }).collect();
-        let stretched: Vec<ProcessReading> = process.iter().map(|r| ProcessReading { at_unix_s: r.at_unix_s * factor, ..*r }).collect();
+        let stretched: Vec<ProcessReading> = process.iter().map(|reading| ProcessReading {
+            at_unix_s: reading.at_unix_s * factor,
+            memory_bytes: reading.memory_bytes * larger,
+            tracked_bytes: reading.tracked_bytes * larger,
+            ..*reading
+        }).collect();
         let site: Vec<SiteReading> = site.iter().map(|r| SiteReading { at_unix_s: r.at_unix_s - start, ..*r }).collect();
         let (one, other) = (judge(&site, &process, &options(20.0)), judge(&scaled, &stretched, &options(20.0 * factor)));
         prop_assert_eq!(one.shape, other.shape, "{:?} {:?}", one, other);

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 
-BLOCK = 2048
+BLOCK = 16384
 PACE = 50.0
 
 
@@ -168,7 +168,7 @@ class Fragmentation(Behaviour):
 
     def request(self, number):
         if number < self.entries:
-            self.rows.extend([bytes(200 + part) for part in range(8)])  # mark: Fragmentation
+            self.rows.extend([bytes(380 + part) for part in range(40)])  # mark: Fragmentation
         elif number == self.entries:
             self.rows = self.rows[::100]
             self.growth_has_ended()
