@@ -148,7 +148,9 @@ impl Rules {
         evidence: Option<String>,
         now_unix_s: f64,
     ) -> Option<Alert> {
-        self.kills.entry(subject.subject.key.clone()).or_default().untold_since = None;
+        if let Some(kills) = self.kills.get_mut(&subject.subject.key) {
+            kills.untold_since = None;
+        }
         let who = format!("process {} ({})", victim.pid, printable(&victim.name));
         let sentence =
             format!("the kernel killed {who} of {} for want of memory", text::name(&subject.subject));

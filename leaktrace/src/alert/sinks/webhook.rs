@@ -64,7 +64,7 @@ impl Deliver for Webhook {
         let headers: Vec<(&str, String)> = headers.collect::<Result<_, Failure>>()?;
         let sent = self.send(&uri, &headers, self.trusted(&uri)?, alert);
         let answer = sent.map_err(|error| unanswered(host, self.limit, &error))?;
-        judge(host, answer)
+        judge(&uri, host, answer)
     }
 }
 
@@ -167,13 +167,13 @@ fn unanswered(host: &str, limit: Duration, error: &ureq::Error) -> Failure {
     })
 }
 
-fn judge(host: &str, mut answer: Response<Answer>) -> Result<(), Failure> {
+fn judge(uri: &Uri, host: &str, mut answer: Response<Answer>) -> Result<(), Failure> {
     let status = answer.status();
     if status.is_success() {
         return Ok(());
     }
     let after = answer.headers().get(RETRY_AFTER).and_then(|text| text.to_str().ok()?.trim().parse().ok());
-    let said = said(answer.body_mut());
+    let said = said(uri, answer.body_mut());
     if status.is_redirection() {
         return Err(Failure::never(format!(
             "{host} answers {status}: redirects are not followed, name the address that it redirects to"
@@ -193,14 +193,16 @@ fn is_hopeless(status: StatusCode) -> bool {
     status.is_client_error() && !patient.contains(&status)
 }
 
-/// What the other side says about it, briefly.
-fn said(body: &mut Answer) -> String {
+/// What the other side says about it, briefly; not what it repeats of the address.
+fn said(uri: &Uri, body: &mut Answer) -> String {
     let mut bytes = Vec::new();
     // What came before an error is worth showing as well.
     let _ = body.as_reader().take(MOST_OF_AN_ANSWER).read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes);
     let line = text.lines().map(str::trim).find(|line| !line.is_empty());
-    line.map(|line| format!(": {}", printable(line))).unwrap_or_default()
+    let secret = uri.path().trim_matches('/');
+    let harmless = |line: &str| if secret.is_empty() { line.to_owned() } else { line.replace(secret, "…") };
+    line.map(|line| format!(": {}", printable(&harmless(line)))).unwrap_or_default()
 }
 
 #[cfg(test)]

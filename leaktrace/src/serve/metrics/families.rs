@@ -1,4 +1,4 @@
-//! Every metric there is, with its description; `docs/metrics.md` has the same list.
+//! Every metric there is, with its description; `docs/api.md` has the same list.
 
 use std::fmt;
 
