@@ -2,6 +2,7 @@
 //! the medians of the rounds are compared. No number here is asserted: they are printed, with the machine.
 
 mod chain;
+mod daemon;
 mod depth;
 mod flask;
 mod pairs;
@@ -39,20 +40,24 @@ pub enum Part {
     Placement,
     /// Many processes: attaching, detaching, memory.
     Scale,
+    /// The daemon: watching 500 processes, tracing three busy ones.
+    Daemon,
     /// Making unwind tables of large libraries, and reading them from disk. Traces nothing.
     Tables,
 }
 
-/// Measures and prints what is asked for, or everything.
-pub fn run(rounds: usize, only: &[Part]) -> Result<()> {
+/// Measures and prints what is asked for, or everything. `binary`: what is measured, if it is not to be built.
+pub fn run(rounds: usize, only: &[Part], binary: Option<PathBuf>) -> Result<()> {
     if only == [Part::Tables] {
         setup::run(Purpose::Build)?;
         println!("\nmachine: {}", tracer::machine());
         return tables::run(rounds.max(1));
     }
     command::require_root("bench")?;
-    setup::run(Purpose::Bench)?;
-    let bench = Bench { binary: build::leaktrace(true)?, directory: workspace::cache("bench")? };
+    // The daemon is measured beside nothing that would have to be fetched.
+    setup::run(if only == [Part::Daemon] { Purpose::Demo } else { Purpose::Bench })?;
+    let binary = binary.map_or_else(|| build::leaktrace(true), Ok)?;
+    let bench = Bench { binary, directory: workspace::cache("bench")? };
     let chosen = if only.is_empty() { Part::value_variants() } else { only };
     println!("\nmachine: {}", tracer::machine());
     for part in chosen {
@@ -63,6 +68,7 @@ pub fn run(rounds: usize, only: &[Part]) -> Result<()> {
             Part::Reports => reports::run(&bench)?,
             Part::Placement => placement::run(&bench, rounds.max(1))?,
             Part::Scale => scale::run(&bench)?,
+            Part::Daemon => daemon::run(&bench)?,
             Part::Tables => tables::run(rounds.max(1))?,
         }
     }

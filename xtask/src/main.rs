@@ -6,10 +6,12 @@ mod bench;
 mod build;
 mod command;
 mod container_build;
+mod daemon;
 mod demo;
 mod environment;
 mod guest;
 mod headers;
+mod history;
 mod initramfs;
 mod interpreter;
 mod kernel;
@@ -30,6 +32,7 @@ mod virtual_environment;
 mod workload;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -79,12 +82,22 @@ enum Task {
         /// Only this part; repeatable.
         #[arg(long, value_enum)]
         only: Vec<bench::Part>,
+        /// Measure this binary instead of building one.
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
     },
-    /// Trace for a long time and check that leaktrace itself does not grow.
+    /// Run the daemon for a long time in accelerated life, kill it again and again, and check that it neither grows, nor forgets, nor
+    /// harms anybody.
     Soak {
         /// How long, for example 30m or 8h.
-        #[arg(long, default_value = "30m", value_parser = soak::duration)]
+        #[arg(long, default_value = "60m", value_parser = soak::duration)]
         duration: Duration,
+        /// How often the daemon is killed meanwhile.
+        #[arg(long, default_value_t = 20)]
+        kills: u32,
+        /// Run this binary instead of building one.
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
     },
     /// Boot old kernels in qemu and run the exactness tests there.
     Matrix {
@@ -109,8 +122,8 @@ fn main() -> ExitCode {
         Task::Test { quick, filter } => test::run(quick, filter.as_deref()),
         Task::Demo => demo::run(),
         Task::Interpreter => container_build::run(),
-        Task::Bench { rounds, only } => bench::run(rounds, &only),
-        Task::Soak { duration } => soak::run(duration),
+        Task::Bench { rounds, only, binary } => bench::run(rounds, &only, binary),
+        Task::Soak { duration, kills, binary } => soak::run(duration, kills, binary),
         Task::Matrix { kernel, test, smoke } => matrix::run(kernel, &test, smoke),
     };
     match result {
