@@ -23,7 +23,7 @@ pub enum Command {
     /// Show what the daemon's history holds: suspects, and what changed between two moments.
     Report(ReportArguments),
     /// Watch a target live in the terminal.
-    Top(TopArguments),
+    Top(Box<TopArguments>),
     /// Say what works on this host, what does not and why; with a target: every probe and its cost.
     Doctor(DoctorArguments),
 }
@@ -179,15 +179,30 @@ pub struct ReportArguments {
     /// The history to read; also one that was copied from another machine.
     #[arg(long, value_name = "FILE", default_value = crate::store::DEFAULT_FILE)]
     pub db: PathBuf,
-    /// From when on: a time such as 2026-05-01T12:00:00Z, or how long ago, such as 2h.
+    /// Whose: a name, a key, a PID, or the beginning of a container's ID; repeatable (default: everybody).
+    #[arg(long, value_name = "NAME|PID")]
+    pub subject: Vec<String>,
+    /// From when on: a time such as 2026-05-01T12:00:00Z or "2026-05-01 12:00" (UTC), or how long ago, such as 2h.
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// Until when, likewise.
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
     /// Compare two moments.
-    #[arg(long, num_args = 2, value_names = ["T1", "T2"])]
+    #[arg(long, num_args = 2, value_names = ["T1", "T2"], conflicts_with_all = ["since", "until"])]
     pub diff: Vec<String>,
+    /// How many suspects, or rows of a comparison, are shown of each subject.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+    /// Order of suspects and sites (default: the worst first); comparisons have the largest change first.
+    #[arg(long, value_enum)]
+    pub sort: Option<Sort>,
+    /// What is put together in a comparison (default: line), or in a list of all that survives, which this adds to the text.
+    #[arg(long, value_enum)]
+    pub group_by: Option<Group>,
+    /// What goes to stdout.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
     /// Written besides stdout; the format follows the name: .folded .svg .pb.gz (pprof) .json .txt
     #[arg(short, long, value_name = "FILE")]
     pub output: Vec<PathBuf>,
@@ -195,13 +210,38 @@ pub struct ReportArguments {
 
 /// `leaktrace top`.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "one per flag, as typed")]
 pub struct TopArguments {
     /// What to watch.
     #[command(flatten)]
     pub target: TargetArguments,
-    /// Start this command and watch it.
+    /// Start this command and watch it; what it prints is among the messages.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+    /// Between two pictures.
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    pub interval: String,
+    /// What counts as survivor (default: five intervals).
+    #[arg(long, value_name = "TIME")]
+    pub min_age: Option<String>,
+    /// exact: every call. light: large blocks and pool refills only.
+    #[arg(long, value_enum, default_value_t = Detail::Exact)]
+    pub detail: Detail,
+    /// Cap of the live map, in blocks; some 105 bytes of kernel memory each.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub max_live_blocks: u32,
+    /// Never write to a target, whatever that costs in coverage.
+    #[arg(long)]
+    pub no_target_writes: bool,
+    /// No process outside the scope may pay anything.
+    #[arg(long)]
+    pub strict_scope: bool,
+    /// Watch children of the target too (default).
+    #[arg(long, overrides_with = "no_follow_forks")]
+    pub follow_forks: bool,
+    /// Leave children of the target alone.
+    #[arg(long, overrides_with = "follow_forks")]
+    pub no_follow_forks: bool,
 }
 
 /// `--sort`.

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Shortest interval: an epoch must be longer than the grace period that closes it.
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest time that is accepted anywhere; keeps arithmetic on clocks far from its limits.
 const MAX_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Fewer would not hold a C library.
@@ -249,7 +249,7 @@ fn pids(texts: &[String]) -> Result<Vec<u32>, Failure> {
     Ok(pids)
 }
 
-fn time(option: &str, text: &str) -> Result<Duration, Failure> {
+pub(super) fn time(option: &str, text: &str) -> Result<Duration, Failure> {
     // A bare number would be read by half of the users as seconds, by the others as something else.
     let parsed = humantime::parse_duration(text).map_err(|error| {
         Failure::Usage(format!("{option} {text}: {error}; write a time such as 10s, 500ms or 1h 30m"))

@@ -25,7 +25,7 @@ pub fn run() -> ExitCode {
         args::Command::Trace(trace) => start_logging(trace.verbose).and_then(|()| trace::run(*trace)),
         args::Command::Daemon(daemon) => start_logging(daemon.verbose).and_then(|()| daemon::run(&daemon)),
         args::Command::Report(report) => start_logging(false).and_then(|()| report::run(&report)),
-        args::Command::Top(top) => top::run(top),
+        args::Command::Top(top) => top::run(*top),
         args::Command::Doctor(doctor) => start_logging(doctor.verbose).and_then(|()| doctor::run(&doctor)),
     };
     match outcome {

@@ -2,6 +2,8 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    io,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -11,7 +13,10 @@ use leaktrace_common::{
     rule,
 };
 
-use super::tracer::{Replaced, Tracer};
+use super::{
+    StdoutFormat,
+    tracer::{Replaced, Tracer},
+};
 use crate::{
     cli::Failure,
     kernel::{AttachScope, Attachment},
@@ -176,6 +181,14 @@ impl Tracer {
         self.kernel.control.next_serial()
     }
 
+    /// The command's output comes with the reports, unless those are for a program: then it comes with what is said to people.
+    fn stdout_of_command(&self) -> Stdio {
+        match self.plan.format {
+            StdoutFormat::Wire => io::stderr().into(),
+            StdoutFormat::Text | StdoutFormat::Json => Stdio::inherit(),
+        }
+    }
+
     /// Starts the command: its dynamic linker is probed before it executes anything.
     pub(super) async fn start_command(&mut self, words: &[OsString]) -> Result<(), Failure> {
         let name = words.first().map_or(OsStr::new(""), OsString::as_os_str);
@@ -184,7 +197,7 @@ impl Tracer {
             .map_err(|error| Failure::NoTarget(error.to_string()))?;
         let plan = Plan::new(&command.before_start, &self.costs)
             .map_err(|error| Failure::Failed(error.to_string()))?;
-        let held = Held::start(words)?;
+        let held = Held::start(words, self.stdout_of_command())?;
         let pid = held.pid;
         self.own_child = Some(pid);
         let (linker_points, own_points) = discover::attach_points(&plan);

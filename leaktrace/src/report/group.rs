@@ -232,7 +232,7 @@ fn recycled_blocks(site: &SiteReport) -> u64 {
 /// What a site is known by to who wrote the program: the innermost Python frame, since what a C extension allocates is
 /// the doing of the line that called it; without Python the innermost function outside the allocator, for lines the
 /// innermost that has one.
-fn named_after(site: &SiteReport, by: GroupBy) -> Option<&Frame> {
+pub(crate) fn named_after(site: &SiteReport, by: GroupBy) -> Option<&Frame> {
     if by == GroupBy::Stack {
         return None;
     }

@@ -15,7 +15,7 @@ const LISTED: usize = 3;
 const LISTED_VERBOSE: usize = 100;
 
 /// `python3 (PID 4711, 7 in container web)`, `container web: 4 processes`, `nginx: 10 processes`.
-pub(super) fn title(unit: &Unit<'_>) -> String {
+pub(crate) fn title(unit: &Unit<'_>) -> String {
     let who = who(unit);
     match (unit.only(), unit.ended()) {
         (Some(ProcessReport { ended: Some(how), .. }), _) => format!("{who}: {}", printable(how)),
@@ -25,7 +25,7 @@ pub(super) fn title(unit: &Unit<'_>) -> String {
 }
 
 /// The title without anything that happened to it.
-pub(super) fn who(unit: &Unit<'_>) -> String {
+pub(crate) fn who(unit: &Unit<'_>) -> String {
     if let Some(process) = unit.only() {
         return process_title(process);
     }
@@ -103,7 +103,7 @@ fn tally(names: impl Iterator<Item = String>) -> String {
     }
 }
 
-pub(super) fn survivors(unit: &Unit<'_>) -> String {
+pub(crate) fn survivors(unit: &Unit<'_>) -> String {
     format!(
         "survivors {} ({} since the last report), {}",
         amount(unit.survivors()),
@@ -112,7 +112,7 @@ pub(super) fn survivors(unit: &Unit<'_>) -> String {
     )
 }
 
-pub(super) fn resident(unit: &Unit<'_>) -> String {
+pub(crate) fn resident(unit: &Unit<'_>) -> String {
     let Some(rss) = unit.rss_bytes() else { return "RSS unknown".to_owned() };
     let now = match unit.only() {
         Some(process) if process.ended.is_some() => "last RSS",
@@ -126,7 +126,7 @@ pub(super) fn resident(unit: &Unit<'_>) -> String {
 }
 
 /// Why there is nothing to show: the reader must be able to tell "too early" from "no leak" from "not seen".
-pub(super) fn nothing_survives(unit: &Unit<'_>, report: &Report) -> String {
+pub(crate) fn nothing_survives(unit: &Unit<'_>, report: &Report) -> String {
     let min_age = duration(report.min_age_s);
     if unit.allocated().is_zero() {
         return never_allocated(unit);
@@ -157,7 +157,7 @@ fn never_allocated(unit: &Unit<'_>) -> String {
 }
 
 /// `split: PID 4711 (7 in web) 1.2 MiB, PID 4712 (8 in web) 1.1 MiB and 8 more 3.0 MiB`.
-pub(super) fn split(unit: &Unit<'_>, shares: &[Share<'_>], verbose: bool) -> String {
+pub(crate) fn split(unit: &Unit<'_>, shares: &[Share<'_>], verbose: bool) -> String {
     let named = unit.common_name().is_none();
     let listed = if verbose { LISTED_VERBOSE } else { LISTED };
     let holding: Vec<&Share<'_>> = shares.iter().filter(|share| !share.survivors.is_zero()).collect();

@@ -2,13 +2,15 @@
 //! follows from its name.
 
 pub mod aside;
+pub mod difference;
 pub mod fingerprint;
 pub mod flamegraph;
 pub mod folded;
 pub mod group;
-mod heading;
+pub(crate) mod heading;
 pub mod human;
 pub mod json;
+pub mod line;
 pub mod merge;
 pub mod model;
 pub mod output;

@@ -49,6 +49,12 @@ impl Truth {
         parts.join("; ")
     }
 
+    /// What makes everything else in the report less than it says: caps that were hit, events that were lost. Empty: nothing.
+    pub fn warnings(&self) -> Vec<String> {
+        let lost = (!self.nothing_lost()).then(|| self.lost_part());
+        self.cap_parts().into_iter().chain(lost).collect()
+    }
+
     /// What the line leaves out, one entry a line: reasons, counters, leaktrace's own cost.
     pub fn verbose_lines(&self) -> Vec<String> {
         let mut lines = vec![
@@ -209,6 +215,19 @@ mod tests {
             "nothing lost; 0 unmatched frees; 0 of 0 stacks truncated; 0 of 0 frames unresolved; live map 0 % full; \
              no blind windows; tracked 0 B, RSS unknown, memory before attaching unknown"
         );
+    }
+
+    #[test]
+    fn there_is_a_warning_for_every_cap_and_loss_and_none_without() {
+        assert!(Truth::default().warnings().is_empty());
+        let truth = Truth {
+            lost: vec![Loss { cause: "ring buffer full".into(), events: 7, bytes: None }],
+            rows: Fullness { used: 5, capacity: 5, full_since_s: Some(1.0) },
+            ..Truth::default()
+        };
+        let warnings = truth.warnings();
+        assert!(warnings[0].starts_with("SITE TABLE FULL"), "{warnings:?}");
+        assert_eq!(warnings[1], "LOST 7 events: ring buffer full 7");
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! The words of the text report: one function per phrase, values in, text out.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use super::group::Group;
 use super::human::{MAX_NAME, base_name, bytes, cut_middle, duration, plural, printable, rate};
 use super::model::{AgeClass, Amount, Frame, Growth, Reason};
@@ -19,7 +17,7 @@ pub(super) fn headline(rank: usize, group: &Group<'_>, min_age_s: f64) -> String
 }
 
 /// `  [thread stack]`, `  [mmap]`; which heap it is only where groups tell heaps apart.
-pub(super) fn kind_of_memory(group: &Group<'_>, heaps: bool) -> String {
+pub(crate) fn kind_of_memory(group: &Group<'_>, heaps: bool) -> String {
     match (&group.largest.label, group.largest.domain.as_str()) {
         (Some(label), _) => format!("  [{}]", printable(label)),
         (None, "" | "malloc") => String::new(),
@@ -29,7 +27,7 @@ pub(super) fn kind_of_memory(group: &Group<'_>, heaps: bool) -> String {
 }
 
 /// What is to be said of a group whose blocks may have changed hands unseen.
-pub(super) fn recycled(group: &Group<'_>) -> Option<String> {
+pub(crate) fn recycled(group: &Group<'_>) -> Option<String> {
     let (part, whole) = (u128::from(group.recycled_blocks), u128::from(group.live.blocks));
     if part == 0 || whole == 0 {
         return None;
@@ -45,7 +43,7 @@ pub(super) fn sum(amounts: impl Iterator<Item = Amount>) -> (u64, Amount) {
     amounts.fold((0, Amount::default()), |(count, sum), amount| (count + 1, sum.plus(amount)))
 }
 
-pub(super) fn growth(growth: Option<Growth>) -> String {
+pub(crate) fn growth(growth: Option<Growth>) -> String {
     let Some(growth) = growth else { return "too early to tell growth".to_owned() };
     let slope = rate(growth.bytes_per_hour);
     // Less than a byte an hour is the noise of a fit through a flat line.
@@ -59,7 +57,7 @@ pub(super) fn growth(growth: Option<Growth>) -> String {
     }
 }
 
-pub(super) fn amount(amount: Amount) -> String {
+pub(crate) fn amount(amount: Amount) -> String {
     format!("{} in {}", bytes(amount.bytes), plural(amount.blocks, "block"))
 }
 
@@ -75,14 +73,6 @@ pub(super) fn reason(reason: &Reason) -> String {
         Reason::ProcessEnded => ": a process ended".to_owned(),
         Reason::Final(why) => format!(": final, {}", printable(why)),
     }
-}
-
-/// `2026-05-01T12:00:00Z`.
-pub(crate) fn time_of_day(unix_s: f64) -> String {
-    let since = Duration::try_from_secs_f64(unix_s).unwrap_or_default();
-    // Beyond the year 9999 there is no RFC 3339; the clock of a broken host must not panic us.
-    let time = UNIX_EPOCH.checked_add(since).filter(|_| unix_s < 253_402_300_800.0).unwrap_or(UNIX_EPOCH);
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// How much of a path is shown.
@@ -139,7 +129,7 @@ pub(crate) fn spell(frame: &Frame, naming: Naming<'_>) -> String {
 }
 
 /// `file.py function`, `function (libfoo.so)`: what a group by function is called.
-pub(super) fn spell_function(frame: &Frame, naming: Naming<'_>) -> String {
+pub(crate) fn spell_function(frame: &Frame, naming: Naming<'_>) -> String {
     if frame.function.is_none() {
         return spell(frame, naming);
     }
@@ -147,7 +137,7 @@ pub(super) fn spell_function(frame: &Frame, naming: Naming<'_>) -> String {
 }
 
 /// `file.py:128`; without a line `libfoo.so+0x1234 function`: what a group by line is called.
-pub(super) fn spell_line(frame: &Frame, naming: Naming<'_>) -> String {
+pub(crate) fn spell_line(frame: &Frame, naming: Naming<'_>) -> String {
     match (&frame.file, frame.line, &frame.function) {
         (Some(file), Some(line), _) => format!("{}:{line}", naming.source(file)),
         (Some(_), None, _) => spell_function(frame, naming),
@@ -211,12 +201,5 @@ mod tests {
     fn names_of_any_length_fit_a_line() {
         let endless = Frame { function: Some("f".repeat(1 << 20)), ..Frame::default() };
         assert_eq!(spell(&endless, Naming::Whole).chars().count(), MAX_NAME);
-    }
-
-    #[test]
-    fn a_broken_clock_does_not_panic() {
-        assert_eq!(time_of_day(1_700_000_000.4), "2023-11-14T22:13:20Z");
-        assert_eq!(time_of_day(f64::NAN), "1970-01-01T00:00:00Z");
-        assert_eq!(time_of_day(1e300), "1970-01-01T00:00:00Z");
     }
 }

@@ -131,6 +131,9 @@ impl Queue {
         if inner.waiting.is_empty() && inner.closed {
             return None;
         }
+        if inner.waiting.is_empty() {
+            inner.settle();
+        }
         inner.counts = [0; 3];
         let batch = std::mem::take(&mut inner.waiting);
         Some(batch.into_iter().map(|(_, entry)| entry).collect())

@@ -12,7 +12,7 @@ use std::{
         fd::{AsRawFd, RawFd},
         unix::process::{CommandExt, ExitStatusExt},
     },
-    process::Command,
+    process::{Command, Stdio},
     thread,
 };
 
@@ -32,18 +32,19 @@ pub struct Held {
 }
 
 impl Held {
-    /// Starts `words` and holds it before it executes anything.
+    /// Starts `words` and holds it before it executes anything. What it prints goes to `stdout`.
     ///
     /// # Errors
     /// If no process could be made.
-    pub fn start(words: &[OsString]) -> Result<Self, Failure> {
+    pub fn start(words: &[OsString], stdout: Stdio) -> Result<Self, Failure> {
         let failed =
             |error: io::Error| Failure::Failed(format!("could not start a process for the command: {error}"));
         let (mut told_pid, tell_pid) = io::pipe().map_err(failed)?;
         let (wait, go) = io::pipe().map_err(failed)?;
         let (report_start, started) = oneshot::channel();
         let (report_end, ended) = oneshot::channel();
-        let command = command(words, tell_pid, wait, go.as_raw_fd())?;
+        let mut command = command(words, tell_pid, wait, go.as_raw_fd())?;
+        command.stdout(stdout);
         thread::Builder::new()
             .name("command".into())
             .spawn(move || run(command, report_start, report_end))

@@ -4,6 +4,7 @@
 use super::{
     because,
     model::{Options, ProcessReading},
+    segment::{Finding, Segment},
     site::Run,
     statistics,
 };
@@ -27,16 +28,55 @@ pub(super) fn share_of_growth(run: &Run<'_>, process: &[ProcessReading]) -> Opti
     (grown > 0.0).then(|| (run.rise() / grown).clamp(0.0, 1.0))
 }
 
-/// The reason to believe that the survivors of this run only take the place of others.
+/// A time in which survivors rose.
+#[derive(Clone, Copy)]
+struct Window {
+    from: f64,
+    to: f64,
+    rise: f64,
+    blocks: f64,
+}
+
+/// The reason to believe that the survivors of this run only take the place of others: all of them, or those of the later half.
 pub(super) fn explains(run: &Run<'_>, process: &[ProcessReading], options: &Options) -> Option<String> {
-    let grown = grown(run, process)?;
-    let tells = run.rise() > options.least_memory_bytes as f64 * 2.0;
-    if !tells || grown > run.rise() * LEAST_SHARE {
+    let (all, memory) = (windows(run), memory(process));
+    let later = all.get(all.len() / 2..).unwrap_or_default();
+    let later = if let [one] = later { vec![later_half(*one)] } else { later.to_vec() };
+    [all, later].into_iter().find_map(|windows| is_renewed(&windows, &memory, process, options))
+}
+
+/// One for each session.
+fn windows(run: &Run<'_>) -> Vec<Window> {
+    let window = |(segment, finding): &(&Segment, &Finding)| Window {
+        from: segment.began_unix_s,
+        to: segment.ended_unix_s,
+        rise: finding.rise,
+        blocks: segment.blocks as f64,
+    };
+    run.sessions.iter().map(window).collect()
+}
+
+/// Growth is even: half of the time has half of it.
+fn later_half(Window { from, to, rise, blocks }: Window) -> Window {
+    Window { from: (from + to) / 2.0, to, rise: rise / 2.0, blocks: blocks / 2.0 }
+}
+
+fn is_renewed(
+    windows: &[Window],
+    memory: &[(f64, f64)],
+    process: &[ProcessReading],
+    options: &Options,
+) -> Option<String> {
+    let (first, last) = (windows.first()?, windows.last()?);
+    let rise: f64 = windows.iter().map(|window| window.rise).sum();
+    let grown = grown(memory, first.from, last.to)?;
+    if rise <= options.least_memory_bytes as f64 || grown > rise * LEAST_SHARE {
         return None;
     }
-    let freed = freed_from_before(run, process);
-    let renewed = freed.is_none_or(|freed| freed as f64 >= run.blocks() as f64 * LEAST_RENEWED);
-    renewed.then(|| because::renewal(run, grown, freed))
+    let blocks: f64 = windows.iter().map(|window| window.blocks).sum();
+    let freed = windows.iter().try_fold(0.0, |sum, window| Some(sum + freed_from_before(*window, process)?));
+    let renewed = freed.is_none_or(|freed| freed >= blocks * LEAST_RENEWED);
+    renewed.then(|| because::renewal(rise, grown, freed))
 }
 
 fn memory(process: &[ProcessReading]) -> Vec<(f64, f64)> {
@@ -47,12 +87,9 @@ fn memory(process: &[ProcessReading]) -> Vec<(f64, f64)> {
     memory
 }
 
-/// By how much memory grew from the beginning of the run to its end, what lies between its sessions included.
-fn grown(run: &Run<'_>, process: &[ProcessReading]) -> Option<f64> {
-    let from = run.times().map(|(began, _)| began).fold(f64::INFINITY, f64::min);
-    let to = run.times().map(|(_, ended)| ended).fold(f64::NEG_INFINITY, f64::max);
+/// By how much memory grew from one time to another.
+fn grown(memory: &[(f64, f64)], from: f64, to: f64) -> Option<f64> {
     let end = (to - from) * END;
-    let memory = memory(process);
     let middle = |from: f64, to: f64| {
         let within = memory.iter().filter(|(at, _)| *at >= from && *at <= to);
         statistics::median(within.map(|(_, bytes)| *bytes).collect())
@@ -60,13 +97,11 @@ fn grown(run: &Run<'_>, process: &[ProcessReading]) -> Option<f64> {
     Some(middle(to - end, to)? - middle(from, from + end)?)
 }
 
-/// Frees of older blocks in all sessions of the run; `None` if any of them was not counted.
-fn freed_from_before(run: &Run<'_>, process: &[ProcessReading]) -> Option<u64> {
-    let of = |(from, to): (f64, f64)| {
-        let traced = process.iter().filter(|reading| reading.session.is_some());
-        let within =
-            traced.filter(|reading| reading.at_unix_s >= from - 1.0 && reading.at_unix_s <= to + 1.0);
-        within.filter_map(|reading| reading.freed_from_before).max()
-    };
-    run.times().map(of).try_fold(0_u64, |sum, freed| Some(sum.saturating_add(freed?)))
+/// Frees of older blocks in a part of a session; `None`: they were not counted.
+fn freed_from_before(window: Window, process: &[ProcessReading]) -> Option<f64> {
+    let traced = process.iter().filter(|reading| reading.session.is_some());
+    let within = traced
+        .filter(|reading| reading.at_unix_s >= window.from - 1.0 && reading.at_unix_s <= window.to + 1.0);
+    let counted: Vec<u64> = within.filter_map(|reading| reading.freed_from_before).collect();
+    Some(counted.iter().max()?.abs_diff(*counted.iter().min()?) as f64)
 }

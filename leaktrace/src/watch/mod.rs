@@ -9,7 +9,6 @@ mod kills;
 mod memory_of_old;
 pub mod oom;
 mod own;
-mod pending;
 pub mod schedule;
 pub mod scope;
 mod signals;

@@ -15,14 +15,18 @@ pub mod found;
 pub mod interpreter_table;
 pub mod interpreters;
 pub mod kernel_maps;
+pub mod listener;
 pub mod mounts;
 pub mod output;
 pub mod place;
 pub mod probed_code;
 pub mod program;
+pub mod prometheus;
 pub mod rules;
+pub mod screenshot;
 pub mod service;
 pub mod target;
+pub mod terminal;
 pub mod tracer;
 
 pub use container::Container;
@@ -30,6 +34,7 @@ pub use expectation::Expectation;
 pub use found::Found;
 pub use output::{Process, Report};
 pub use target::Target;
+pub use terminal::Terminal;
 pub use tracer::{Outcome, Tracer};
 
 use std::{env, time::Duration};

@@ -36,6 +36,12 @@ impl TracerBuilder {
         self
     }
 
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.command.env(name, value.into());
+        self
+    }
+
     /// Runs `change` in the child before the tracer begins: identity, limits, namespaces.
     pub fn before(mut self, change: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> Self {
         // SAFETY: the closures of these tests make plain system calls only.
