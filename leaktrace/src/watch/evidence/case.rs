@@ -61,9 +61,9 @@ impl Case<'_> {
     /// If none could.
     pub fn write(&self, directory: &Path) -> io::Result<Vec<Missing>> {
         let mut missing: Vec<Missing> = Vec::new();
-        let mut written = 0;
+        let mut written: Vec<&'static str> = Vec::new();
         let mut note = |name, outcome: io::Result<()>| match outcome {
-            Ok(()) => written += 1,
+            Ok(()) => written.push(name),
             Err(error) => missing.push((name, error)),
         };
         note("suspects.json", fill(directory, "suspects.json", |out| pretty(out, &self.suspects())));
@@ -72,17 +72,28 @@ impl Case<'_> {
             let Some(report) = &self.state.report else { break };
             note(name, fill(directory, name, |out| format.write(report, out)));
         }
-        // The last, since it says what is missing; it is small enough to fit where others did not.
-        let readme = words::readme(self, &missing);
-        if let Err(error) = fill(directory, "README", |out| out.write_all(readme.as_bytes())) {
-            missing.push(("README", error));
+        if written.is_empty() {
+            return Err(missing.pop().map_or_else(|| io::ErrorKind::WriteZero.into(), |(_, error)| error));
         }
+        self.explain(directory, written, &mut missing);
         sync(directory);
-        match (written, missing.pop()) {
-            (0, Some((_, error))) => Err(error),
-            (_, last) => {
-                missing.extend(last);
-                Ok(missing)
+        Ok(missing)
+    }
+
+    /// Writes the README, which comes last since it says what is missing. It is worth more than the last files.
+    fn explain(&self, directory: &Path, mut written: Vec<&'static str>, missing: &mut Vec<Missing>) {
+        loop {
+            let readme = words::readme(self, missing);
+            let Err(error) = fill(directory, "README", |out| out.write_all(readme.as_bytes())) else { break };
+            match written.pop().filter(|_| !written.is_empty()) {
+                Some(name) => {
+                    let _ = fs::remove_file(directory.join(name));
+                    missing.push((name, error));
+                }
+                None => {
+                    missing.push(("README", error));
+                    break;
+                }
             }
         }
     }
