@@ -33,11 +33,11 @@ enum Way {
 pub(super) fn connect(path: &Path) -> Result<(Connection, Option<TempDir>), StoreError> {
     let unusable = |source| StoreError::Unusable { path: path.to_owned(), source };
     // Not opened: to close a file lets go of every lock that this process, which may be the daemon, has on it.
-    match fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(StoreError::Missing { path: path.to_owned() });
-        }
-        found => drop(found.map_err(unusable)?),
+    if let Err(source) = fs::metadata(path) {
+        return Err(match source.kind() {
+            ErrorKind::NotFound => StoreError::Missing { path: path.to_owned() },
+            _ => unusable(source),
+        });
     }
     let (connection, copy) = match open(path, first_way(path)) {
         Err(error) if depends_on_the_place(&error) => {
@@ -92,7 +92,7 @@ fn uri(path: &Path, way: Way) -> String {
     for byte in path.as_os_str().as_bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
-                uri.push(char::from(*byte))
+                uri.push(char::from(*byte));
             }
             other => uri.push_str(&format!("%{other:02x}")),
         }
