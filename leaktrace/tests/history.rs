@@ -16,9 +16,9 @@ use leaktrace::{
     },
     store::{Entry, History, history::Span},
     verdict::{Shape, Unexplained, Verdict},
-    watched::{Decision, SessionInfo},
+    watched::{Decision, MemoryReading, SessionInfo},
 };
-use stored::{NOW, Scratch, leak, memory, subject, traced};
+use stored::{NOW, Scratch, leak, memory, subject, today, traced};
 
 #[test]
 fn a_report_comes_back_as_it_went_in() -> Outcomes<()> {
@@ -65,19 +65,19 @@ fn stacks_and_frames_are_stored_once() -> Outcomes<()> {
 #[test]
 fn what_was_seen_is_read_while_it_is_written() -> Outcomes<()> {
     let scratch = Scratch::new()?;
-    let writer = scratch.writer()?;
+    let (writer, now) = (scratch.writer()?, today());
     writer.send(Entry::Subject(subject("a")));
-    writer.send(memory("a", NOW, 100));
+    writer.send(memory("a", now, 100));
     assert!(writer.flush(longest_wait()));
     let history = scratch.history()?;
     let known = |history: &History| history.memory("a", Span::ALL).map(|readings| readings.len());
     assert_eq!(known(&history).map_err(|e| e.to_string())?, 1);
-    writer.send(memory("a", NOW + 1.0, 200));
+    writer.send(memory("a", now + 1.0, 200));
     assert!(writer.flush(longest_wait()));
     assert_eq!(known(&history).map_err(|e| e.to_string())?, 2);
     history.freeze().map_err(|e| e.to_string())?;
     assert_eq!(known(&history).map_err(|e| e.to_string())?, 2);
-    writer.send(memory("a", NOW + 2.0, 300));
+    writer.send(memory("a", now + 2.0, 300));
     assert!(writer.flush(longest_wait()));
     assert_eq!(known(&history).map_err(|e| e.to_string())?, 2, "a frozen history does not change");
     assert_eq!(writer.health().lost, 0);
@@ -188,9 +188,10 @@ fn numbers_of_sessions_are_never_given_twice() -> Outcomes<()> {
 fn what_makes_no_sense_is_counted_and_the_rest_is_written() -> Outcomes<()> {
     let scratch = Scratch::new()?;
     let writer = scratch.writer()?;
-    writer.send(memory("a", NOW, 1));
+    writer.send(memory("a", today(), 1));
     writer.send(Entry::Report { session: 99, report: Arc::new(leak(1, 1, NOW)) });
-    writer.send(memory("a", f64::NAN, 2));
+    let odd = MemoryReading { at_unix_s: today(), cpu_s: f64::NAN, ..MemoryReading::default() };
+    writer.send(Entry::Memory(vec![("a".into(), odd)]));
     assert!(writer.flush(longest_wait()));
     assert_eq!(writer.health().lost, 1);
     assert_eq!(scratch.history()?.memory("a", Span::ALL).map_err(|e| e.to_string())?.len(), 2);

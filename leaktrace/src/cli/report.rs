@@ -115,7 +115,7 @@ fn look_back(
             return Err(Failure::Usage("--format wire is not for people: name text or json".into()));
         }
     }
-    .map_err(closed)?;
+    .map_err(|error| closed(&error))?;
     Ok(report)
 }
 
@@ -157,7 +157,7 @@ fn compare(
             return Err(Failure::Usage("--format wire is not for people: name text or json".into()));
         }
     }
-    .map_err(closed)?;
+    .map_err(|error| closed(&error))?;
     let reports = compared.into_iter().map(|compared| compared.report).collect();
     Ok(merged(reports).map(|report| as_asked(report, typed)))
 }
@@ -227,6 +227,6 @@ fn json(value: &impl Serialize) -> io::Result<()> {
     writeln!(out)
 }
 
-fn closed(error: io::Error) -> Failure {
+fn closed(error: &io::Error) -> Failure {
     Failure::Failed(format!("could not write the report to stdout: {error}"))
 }

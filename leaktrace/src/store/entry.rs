@@ -9,6 +9,7 @@ use crate::{
 
 /// One thing to be remembered.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "few wait at a time, and those that come often are small")]
 pub enum Entry {
     /// Somebody is watched from now on, or is known better than before.
     Subject(Subject),

@@ -252,14 +252,20 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "temp_store", "memory")?;
-    connection.pragma_update(None, "cache_size", -8192)?;
-    connection.pragma_update_and_check(None, "journal_size_limit", 4 << 20, |_| Ok(()))
+    connection.pragma_update(None, "cache_size", -8192)
 }
 
+/// The file gets most of what it may take, its log the rest; that moves into the file long before it is full.
 fn cap(connection: &Connection, config: &StoreConfig) -> rusqlite::Result<()> {
     let whole = config.max_size.max(StoreConfig::LEAST_SIZE).0;
-    let pages = (whole - MOST_FOR_LOG.min(whole / 4)) / pragma(connection, "page_size")?.max(512);
-    connection.pragma_update_and_check(None, "max_page_count", pages as i64, |_| Ok(()))
+    let page = pragma(connection, "page_size")?.max(512);
+    let log = MOST_FOR_LOG.min(whole / 2);
+    let set = |name, value: u64| {
+        connection.pragma_update_and_check(None, name, i64::try_from(value).unwrap_or(i64::MAX), |_| Ok(()))
+    };
+    set("wal_autocheckpoint", log / 8 / page)?;
+    set("journal_size_limit", log / 4)?;
+    set("max_page_count", (whole - log) / page)
 }
 
 /// A value of SQLite's that is a number, never negative.

@@ -12,7 +12,7 @@ pub const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql")];
 
 /// The version that these migrations lead to.
 pub fn version_of(migrations: &[&str]) -> i64 {
-    migrations.len() as i64
+    i64::try_from(migrations.len()).unwrap_or(i64::MAX)
 }
 
 /// The version of a database.
@@ -26,11 +26,11 @@ pub(super) fn found(connection: &Connection) -> rusqlite::Result<i64> {
 /// What SQLite says; the database then has the version that it had, or one in between.
 pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
     let begin = usize::try_from(found(connection)?).unwrap_or(0);
-    for (index, statements) in migrations.iter().enumerate().skip(begin) {
+    for (version, statements) in (1_i64..).zip(migrations).skip(begin) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(statements)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", index as i64 + 1)?;
+        transaction.pragma_update(None, "user_version", version)?;
         transaction.commit()?;
     }
     Ok(())

@@ -145,7 +145,7 @@ fn the_file_stays_within_its_cap_and_the_latest_stays_in_it() -> Outcomes<()> {
     let mut store = scratch.store()?;
     store.write(&[Entry::Subject(subject("a"))]).map_err(|e| e.to_string())?;
     let mut largest = 0;
-    for step in 0..300 {
+    for step in 0..120 {
         store.write(&traced("a", 1 + step / 10, &crowded(step))).map_err(|e| e.to_string())?;
         if step % 10 == 9 {
             tidy(&mut store, NOW + step as f64 * 10.0)?;
@@ -156,6 +156,6 @@ fn the_file_stays_within_its_cap_and_the_latest_stays_in_it() -> Outcomes<()> {
     }
     assert!(largest <= 4 << 20, "{largest} bytes");
     let report = scratch.history()?.report_between(Some("a"), Span::ALL).map_err(|e| e.to_string())?;
-    assert_eq!(report.map(|report| (report.sequence, report.processes[0].sites.len())), Some((300, 100)));
+    assert_eq!(report.map(|report| (report.sequence, report.processes[0].sites.len())), Some((120, 100)));
     store.check().map_err(|e| e.to_string())
 }

@@ -18,7 +18,7 @@ use leaktrace::{
 };
 use rusqlite::Connection;
 
-use super::{NOW, Scratch, leak, memory, subject, traced};
+use super::{NOW, Scratch, leak, memory, subject, today, traced};
 use crate::harness::{Outcomes, longest_wait, mounts};
 
 /// Says where the child process is to write.
@@ -146,7 +146,7 @@ fn small_disk(scratch: &Scratch, size: &std::ffi::CStr) -> Outcomes<()> {
 }
 
 fn many(number: u64) -> Entry {
-    let reading = MemoryReading { at_unix_s: NOW, rss_bytes: number, ..MemoryReading::default() };
+    let reading = MemoryReading { at_unix_s: today(), rss_bytes: number, ..MemoryReading::default() };
     Entry::Memory((0..50).map(|row| (format!("s{row}"), reading)).collect())
 }
 

@@ -20,6 +20,11 @@ use super::harness::Outcomes;
 /// A moment in 2026.
 pub const NOW: f64 = 1_780_000_000.0;
 
+/// Now: what a writer is told of long ago is old to it, and goes.
+pub fn today() -> f64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(NOW, |since| since.as_secs_f64().floor())
+}
+
 /// Gone at the end of the test.
 pub struct Scratch {
     pub directory: TempDir,

@@ -32,11 +32,12 @@ enum Way {
 /// Opens it in the first way that works, and looks whether it is what it should be. Where a copy is read, its directory comes too.
 pub(super) fn connect(path: &Path) -> Result<(Connection, Option<TempDir>), StoreError> {
     let unusable = |source| StoreError::Unusable { path: path.to_owned(), source };
-    match fs::File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Err(StoreError::Missing { path: path.to_owned() });
-        }
-        opened => drop(opened.map_err(unusable)?),
+    // Not opened: to close a file lets go of every lock that this process, which may be the daemon, has on it.
+    if let Err(source) = fs::metadata(path) {
+        return Err(match source.kind() {
+            ErrorKind::NotFound => StoreError::Missing { path: path.to_owned() },
+            _ => unusable(source),
+        });
     }
     let (connection, copy) = match open(path, first_way(path)) {
         Err(error) if depends_on_the_place(&error) => {
@@ -73,8 +74,11 @@ fn first_way(path: &Path) -> Way {
 }
 
 fn open(path: &Path, way: Way) -> rusqlite::Result<Connection> {
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let access = match way {
+        Way::Shared | Way::Immutable => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        Way::Copied => OpenFlags::SQLITE_OPEN_READ_WRITE,
+    };
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(uri(path, way), flags)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(64);
@@ -88,7 +92,7 @@ fn uri(path: &Path, way: Way) -> String {
     for byte in path.as_os_str().as_bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
-                uri.push(char::from(*byte))
+                uri.push(char::from(*byte));
             }
             other => uri.push_str(&format!("%{other:02x}")),
         }
