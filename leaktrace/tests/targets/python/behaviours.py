@@ -83,19 +83,19 @@ class LeakPerTime(Behaviour):
 
 
 class LeakAmongChurn(Behaviour):
-    """Messages wait in a queue for a while; one in four is never taken out of the index."""
+    """Messages wait in a queue for a while; one in four is kept in the index for ever."""
 
     def __init__(self, scale):
         super().__init__(scale)
         self.queue = collections.deque(maxlen=int(PACE))
-        self.index = {}
+        self.index = []
 
     def request(self, number):
         for part in range(2):
             message = bytes(BLOCK)  # mark: LeakAmongChurn
             self.queue.append(message)
         if number % 2 == 0:
-            self.index[number] = message
+            self.index.append(message)
 
 
 class CacheThatFills(Behaviour):
