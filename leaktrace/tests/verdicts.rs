@@ -217,7 +217,7 @@ fn check(interval: &str, interval_s: f64, names: &str) -> Outcomes<()> {
     let options = Options {
         least_watched_s: interval_s * 12.0,
         least_readings: 12,
-        least_memory_bytes: 1 << 20,
+        least_memory_bytes: 512 << 10,
         ..Options::default()
     };
     let deadline = Instant::now() + longest_wait();
