@@ -102,7 +102,8 @@ impl Program {
         self.record_sites(&own);
         self.lines.extend(process.sites.iter().filter_map(|site| Some((SiteKey::of(site), line_of(site)?))));
         let mut reading = verdict::readings::process(&own, 1, process.rss_bytes.unwrap_or(0), 0.0);
-        reading.freed_from_before = process.python.as_ref().map(|python| python.freed_from_before);
+        // Counted of all programs together.
+        reading.freed_from_before = None;
         self.process.push(reading);
         self.unexplained = verdict::unexplained(&self.process, &verdict::readings::facts(&own), options);
     }

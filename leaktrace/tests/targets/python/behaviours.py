@@ -8,6 +8,8 @@ import time
 
 BLOCK = 16384
 PACE = 50.0
+# Python keeps small numbers anyway.
+FIRST = 1000
 
 
 class Behaviour:
@@ -18,7 +20,7 @@ class Behaviour:
     def __init__(self, scale):
         self.scale = scale
         self.entries = max(int(scale * PACE), 10)
-        self.requests = 0
+        self.requests = FIRST
         self.began = None
         self.ended = None
 
@@ -167,9 +169,9 @@ class Fragmentation(Behaviour):
         self.rows = []
 
     def request(self, number):
-        if number < self.entries:
+        if number < FIRST + self.entries:
             self.rows.extend([bytes(380 + part) for part in range(40)])  # mark: Fragmentation
-        elif number == self.entries:
+        elif number == FIRST + self.entries:
             self.rows = self.rows[::100]
             self.growth_has_ended()
 
