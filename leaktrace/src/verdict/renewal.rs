@@ -89,9 +89,8 @@ fn renewed(
     process: &[ProcessReading],
     options: &Options,
 ) -> Option<String> {
-    let (first, last) = (windows.first()?, windows.last()?);
     let rise: f64 = windows.iter().map(|window| window.rise).sum();
-    let grown = grown(memory, first.from, last.to)?;
+    let grown = windows.iter().try_fold(0.0, |sum, window| Some(sum + grown(memory, *window)?))?;
     if rise <= options.least_memory_bytes as f64 || grown > rise * LEAST_SHARE {
         return None;
     }
@@ -109,8 +108,8 @@ fn memory(process: &[ProcessReading]) -> Vec<(f64, f64)> {
     memory
 }
 
-/// By how much memory grew from one time to another.
-fn grown(memory: &[(f64, f64)], from: f64, to: f64) -> Option<f64> {
+/// By how much memory grew while tracing. What it did in between does not count: the process may be another.
+fn grown(memory: &[(f64, f64)], Window { from, to, .. }: Window) -> Option<f64> {
     let end = (to - from) * END;
     let middle = |from: f64, to: f64| {
         let within = memory.iter().filter(|(at, _)| *at >= from && *at <= to);

@@ -1,7 +1,10 @@
 //! Leaks have to be found, in the time that is given here.
 
 use super::{
-    super::{judge, model::Verdict},
+    super::{
+        judge,
+        model::{ProcessReading, SiteReading, Verdict},
+    },
     program::{Course, Load, Program, Tracing, options},
 };
 
@@ -114,4 +117,21 @@ fn a_leak_is_found_in_sessions_with_long_gaps() {
         vec![course(Load::Even), course(Load::Waves { period_s: interval_s * 171.0 })]
     };
     check("a leak in short sessions", 4, programs, tracing);
+}
+
+/// A container that is killed and starts again: its memory is back where it was, and grows again.
+#[test]
+fn a_leak_is_found_although_the_process_was_replaced_between_sessions() {
+    let program = Program { course: Course::LeakPerRequest, load: Load::Even };
+    let (mut site, mut process) = program.readings(Tracing::once(1.0, 100.0));
+    let (again, of_process) = program.readings(Tracing::once(1.0, 100.0));
+    let later = 1000.0;
+    site.extend(again.iter().map(|r| SiteReading { at_unix_s: r.at_unix_s + later, session: 1, ..*r }));
+    process.extend(of_process.iter().map(|r| ProcessReading {
+        at_unix_s: r.at_unix_s + later,
+        session: Some(1),
+        freed_from_before: Some(1_000_000),
+        ..*r
+    }));
+    assert!(judge(&site, &process, &options(1.0)).is_leak());
 }

@@ -43,14 +43,15 @@ def load(names):
 
 
 def main(name, scale, names="plain", alone=""):
-    behaviour = load(names)[name](float(scale))
+    code = load(names)
+    behaviour = code[name](float(scale))
     run = getattr(behaviour, OTHER_NAMES["run"] if names == "other" else "run")
     if alone:
         run()
     thread = threading.Thread(target=run, daemon=True)
     protocol.serve(
         go=lambda: thread.start() or True,
-        status=lambda: {"requests": behaviour.requests, "ended_s": behaviour.ended},
+        status=lambda: {"requests": behaviour.requests - code["FIRST"], "ended_s": behaviour.ended},
         line=lambda: protocol.marked_lines(str(SOURCE))[name],
     )
 

@@ -8,6 +8,8 @@ import time
 
 BLOCK = 16384
 PACE = 50.0
+# Python keeps small numbers anyway.
+FIRST = 1000
 
 
 class Behaviour:
@@ -18,7 +20,7 @@ class Behaviour:
     def __init__(self, scale):
         self.scale = scale
         self.entries = max(int(scale * PACE), 10)
-        self.requests = 0
+        self.requests = FIRST
         self.began = None
         self.ended = None
 
@@ -83,19 +85,19 @@ class LeakPerTime(Behaviour):
 
 
 class LeakAmongChurn(Behaviour):
-    """Messages wait in a queue for a while; one in four is never taken out of the index."""
+    """Messages wait in a queue for a while; one in four is kept in the index for ever."""
 
     def __init__(self, scale):
         super().__init__(scale)
         self.queue = collections.deque(maxlen=int(PACE))
-        self.index = {}
+        self.index = []
 
     def request(self, number):
         for part in range(2):
             message = bytes(BLOCK)  # mark: LeakAmongChurn
             self.queue.append(message)
         if number % 2 == 0:
-            self.index[number] = message
+            self.index.append(message)
 
 
 class CacheThatFills(Behaviour):
@@ -167,9 +169,9 @@ class Fragmentation(Behaviour):
         self.rows = []
 
     def request(self, number):
-        if number < self.entries:
+        if number < FIRST + self.entries:
             self.rows.extend([bytes(380 + part) for part in range(40)])  # mark: Fragmentation
-        elif number == self.entries:
+        elif number == FIRST + self.entries:
             self.rows = self.rows[::100]
             self.growth_has_ended()
 
