@@ -28,7 +28,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, sleep},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 const SITE: SiteKey = SiteKey([7; 16]);
@@ -148,17 +148,6 @@ fn ask(address: &str, head: &str) -> Option<Answer> {
 
 fn get(address: &str, path: &str) -> Answer {
     ask(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")).expect("an answer")
-}
-
-fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + longest_wait();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "it did not happen in time");
-        sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

@@ -34,19 +34,19 @@ impl Names {
         let Self::Loopback(others) = self else { return true };
         let Some(host) = host else { return false };
         let name = without_port(host).to_ascii_lowercase();
-        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let address = name.trim_start_matches('[').parse::<IpAddr>();
         name == "localhost"
             || address.is_ok_and(|address| address.to_canonical().is_loopback())
             || others.contains(&name)
     }
 }
 
+/// An IPv6 address stands in brackets, so that its colons are not taken for that of the port.
 fn without_port(host: &str) -> &str {
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
-    if port.bytes().all(|byte| byte.is_ascii_digit()) && !(name.contains(':') && !name.ends_with(']')) {
-        return name;
+    match host.split_once(']') {
+        Some((address, _)) => address,
+        None => host.split(':').next().unwrap_or_default(),
     }
-    host
 }
 
 /// The middleware.

@@ -1,6 +1,10 @@
 //! One sink as configured.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 use ureq::http::{HeaderName, HeaderValue, Uri};
@@ -210,7 +214,7 @@ impl SinkConfig {
     }
 }
 
-fn relative(what: &str, path: &PathBuf) -> Option<String> {
+fn relative(what: &str, path: &Path) -> Option<String> {
     (!path.is_absolute()).then(|| format!("{what} {} is relative: write an absolute path", path.display()))
 }
 

@@ -1,6 +1,6 @@
 //! Which subjects and suspects are shown where not all can be. Pure.
 
-use std::collections::HashSet;
+use std::{cmp::Reverse, collections::HashSet};
 
 use super::Limits;
 use crate::{
@@ -32,7 +32,7 @@ impl<'a> Choice<'a> {
         let mut keys = HashSet::new();
         let mut subjects: Vec<&SubjectState> =
             state.subjects.iter().filter(|subject| keys.insert(subject.subject.key.as_str())).collect();
-        subjects.sort_by(|one, other| rank(other).cmp(&rank(one)));
+        subjects.sort_by_key(|subject| Reverse(rank(subject)));
         subjects.truncate(limits.subjects);
         subjects.sort_by(|one, other| one.subject.key.cmp(&other.subject.key));
         let subjects_omitted = state.subjects.len() - subjects.len();
