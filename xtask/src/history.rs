@@ -70,7 +70,6 @@ impl History {
         Ok(self.ask(rows)?.unsigned_abs())
     }
 
-
     /// What the database says of its own soundness; `ok` if there is nothing to say.
     pub fn soundness(&self) -> Result<String> {
         self.ask(|database| database.query_row("PRAGMA integrity_check", [], |row| row.get(0)))
