@@ -9,6 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    alert::Alert,
     report::{
         fingerprint::SiteKey,
         model::{Amount, Detail, Report},
@@ -197,7 +198,7 @@ pub struct OwnState {
     pub processes: u64,
     /// Records that could not be written to the history.
     pub history_lost: u64,
-    /// Why, for the last of them.
+    /// Why it cannot be written now; `None`: it can.
     pub history_error: Option<String>,
     /// Alerts raised, delivered, given up, by sink.
     pub alerts: Vec<SinkState>,
@@ -233,6 +234,8 @@ pub struct State {
     pub interval_s: f64,
     /// Who is watched.
     pub subjects: Vec<SubjectState>,
+    /// What people were told lately, the latest first; see [`crate::alert::Rules::recent`].
+    pub alerts: Vec<Arc<Alert>>,
     /// The daemon itself.
     pub own: OwnState,
 }

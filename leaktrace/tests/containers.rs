@@ -186,7 +186,7 @@ fn root_a_process_that_comes_into_it_later() -> Outcomes<()> {
     let tracer = Tracer::json().args(&["--interval", "1s", "--container", &container.id]);
     let mut tracer = tracer.arg("-o").arg(&file).start()?;
     tracer.await_tracing()?;
-    let mut later = container.execute(SERVICE)?;
+    let mut later = container.execute(SERVICE, &[])?;
     let others = container.processes()?.into_iter().filter(|pid| *pid != container.pid);
     let pid = others.max().ok_or("nothing came into the container")?;
     let line = leak(&mut later)?.line("client")?;

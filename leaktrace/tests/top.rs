@@ -58,7 +58,7 @@ fn keep(terminal: &Terminal, name: &str) -> Outcomes<()> {
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_the_leaking_line_is_shown_with_its_stack_and_written_as_a_flamegraph() -> Outcomes<()> {
     let mut service = service::start("flask_service.py", &["0"])?;
-    let mut load = Load::start(&mut service, PAUSE)?;
+    let load = Load::start(&mut service, PAUSE)?;
     let leak: Leak = service.ask_json("leaked")?;
     let culprit = format!("metrics.py:{}", leak.line("floats")?);
     let mut terminal = watch(service.pid())?;

@@ -53,6 +53,8 @@ const TEST: &[Package] = &[
     Package { name: "crun", why: "starts containers whose services are traced" },
     Package { name: "runc", why: "starts containers as most engines do" },
     Package { name: "golang-go", why: "its pprof tool opens the profiles that leaktrace writes" },
+    Package { name: "prometheus", why: "scrapes the daemon; its promtool checks the metrics" },
+    Package { name: "openssl", why: "makes a certificate for a webhook that alerts are sent to" },
 ];
 
 const SERVICES: &[Package] =

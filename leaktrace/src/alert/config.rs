@@ -136,7 +136,7 @@ mod tests {
             ("rule = [{ name = 'a', oom_kill = true }, { name = 'a', oom_kill = true }]", "called \"a\""),
             ("rule = [{ name = '', oom_kill = true }]", "has no name"),
             ("rule = [{ name = 'a' }]", "rule \"a\" says nothing"),
-            ("rule = [{ name = 'a', oom_kill = true, memory_above = 1 }]", "oom_kill and memory_above"),
+            ("rule = [{ name = 'a', oom_kill = true, memory_above = 1 }]", "memory_above and oom_kill"),
             ("rule = [{ name = 'a', memory_above = 0 }]", "memory_above"),
             ("rule = [{ name = 'a', oom_kill = true, least_growth = 1 }]", "least_growth"),
             ("rule = [{ name = 'a', oom_kill = true, subjects = ['[a'] }]", "[a"),

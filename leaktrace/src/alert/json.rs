@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Alert, AlertKind};
 use crate::{
-    report::{json::harmless, wording::time_of_day},
+    report::{human::moment, json::harmless},
     watched::{MemoryReading, Subject, Suspect},
 };
 
@@ -38,7 +38,7 @@ impl<'a> From<&'a Alert> for WireAlert<'a> {
             id: alert.id,
             kind: alert.kind,
             fingerprint: &alert.fingerprint,
-            at: time_of_day(alert.at_unix_s),
+            at: moment(alert.at_unix_s),
             at_unix_s: alert.at_unix_s,
             host: &alert.host,
             sentence: &alert.sentence,

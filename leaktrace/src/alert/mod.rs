@@ -15,3 +15,6 @@ pub use config::AlertConfig;
 pub use model::{Alert, AlertKind};
 pub use rules::Rules;
 pub use sinks::Sinks;
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
 //! All rules together: the daemon's state in, alerts out. No I/O and no clock; what it remembers is what people were told.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
@@ -13,10 +14,7 @@ use super::{
     told::{Patience, Told},
 };
 use crate::{
-    report::{
-        human::{noun_of, printable},
-        wording::time_of_day,
-    },
+    report::human::{self, plural, printable},
     store,
     watched::{State, SubjectState, Suspect},
 };
@@ -26,6 +24,12 @@ const MOST_AT_ONCE: usize = 50;
 
 /// Most suspects that an alert carries.
 const MOST_SUSPECTS: usize = 5;
+
+/// Most alerts that are kept to be looked at.
+const MOST_RECENT: usize = 100;
+
+/// How long whoever sees a kill itself has to tell us of it before the cgroup's count does, seconds.
+const KILL_TOLD_S: f64 = 10.0;
 
 /// How far back a report goes where nobody knows since when memory grows, seconds.
 const USUAL_STRETCH_S: f64 = 86_400.0;
@@ -39,14 +43,16 @@ pub struct Rules {
     told: Told,
     /// OOM kills by [`crate::watched::Subject::key`].
     kills: HashMap<String, Kills>,
+    /// The latest first.
+    recent: VecDeque<Arc<Alert>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Kills {
     /// As the cgroup counts them.
     counted: u64,
-    /// They had grown at the last look, and nobody had told us of a kill.
-    untold: bool,
+    /// Since when they have grown without anybody having told us of a kill, seconds since the Unix epoch.
+    untold_since: Option<f64>,
 }
 
 /// Whom the kernel killed.
@@ -77,18 +83,40 @@ impl Rules {
             history: (history != Path::new(store::DEFAULT_FILE)).then(|| history.to_owned()),
             told: Told::new(patience),
             kills: HashMap::new(),
+            recent: VecDeque::new(),
         }
     }
 
-    /// What the history says that people were told: it is not repeated.
-    pub fn restore<'a>(&mut self, alerts: impl IntoIterator<Item = &'a Alert>) {
-        alerts.into_iter().for_each(|alert| self.told.remember(&alert.fingerprint, alert.at_unix_s));
+    /// What the history says that people were told, the oldest first: it is not repeated.
+    pub fn restore(&mut self, alerts: impl IntoIterator<Item = Alert>) {
+        for alert in alerts {
+            self.told.remember(&alert.fingerprint, alert.at_unix_s);
+            self.keep(alert);
+        }
+    }
+
+    /// What people were told lately, the latest first.
+    pub fn recent(&self) -> Vec<Arc<Alert>> {
+        self.recent.iter().cloned().collect()
+    }
+
+    fn keep(&mut self, alert: Alert) {
+        self.recent.push_front(Arc::new(alert));
+        self.recent.truncate(MOST_RECENT);
     }
 
     /// Takes over what an older configuration's rules have told: for a reload.
     pub fn take_over(&mut self, older: Self) {
         self.told.take_over(older.told);
         self.kills = older.kills;
+        self.recent = older.recent;
+    }
+
+    /// The clock was set by so many seconds: what is remembered moves along.
+    pub fn shift(&mut self, by_s: f64) {
+        self.told.shift(by_s);
+        let kills = self.kills.values_mut();
+        kills.filter_map(|kills| kills.untold_since.as_mut()).for_each(|since| *since += by_s);
     }
 
     /// What people are to be told now.
@@ -107,6 +135,7 @@ impl Rules {
         }
         alerts.extend(self.kills(state, now_unix_s));
         self.told.end_round(now_unix_s);
+        alerts.iter().for_each(|alert| self.keep(alert.clone()));
         alerts
     }
 
@@ -119,19 +148,25 @@ impl Rules {
         evidence: Option<String>,
         now_unix_s: f64,
     ) -> Option<Alert> {
-        self.kills.entry(subject.subject.key.clone()).or_default().untold = false;
+        if let Some(kills) = self.kills.get_mut(&subject.subject.key) {
+            kills.untold_since = None;
+        }
         let who = format!("process {} ({})", victim.pid, printable(&victim.name));
         let sentence =
             format!("the kernel killed {who} of {} for want of memory", text::name(&subject.subject));
         let mut alert = self.killed(subject, sentence, now_unix_s)?;
         alert.evidence = evidence;
+        self.keep(alert.clone());
         Some(alert)
     }
 
     /// The daemon itself is in trouble. `cause` is a word that tells one trouble from another; `None`: it was told lately.
     pub fn daemon(&mut self, cause: &str, sentence: &str, now_unix_s: f64) -> Option<Alert> {
         let fingerprint = format!("daemon|{cause}");
-        self.told.is_new_event(&fingerprint, now_unix_s).then(|| Alert {
+        if !self.told.is_new_event(&fingerprint, now_unix_s) {
+            return None;
+        }
+        let alert = Alert {
             kind: AlertKind::Daemon,
             fingerprint,
             at_unix_s: now_unix_s,
@@ -139,11 +174,13 @@ impl Rules {
             sentence: sentence.to_owned(),
             see_more: vec!["journalctl --unit leaktrace".to_owned()],
             ..Alert::default()
-        })
+        };
+        self.keep(alert.clone());
+        Some(alert)
     }
 
-    /// Kills that nobody told us of, by the cgroups' own count. They are told one look later: whoever sees the kill itself
-    /// knows more, and may be a moment behind.
+    /// Kills that nobody told us of, by the cgroups' own count. They are told a moment later: whoever sees the kill itself
+    /// knows more, and may be behind.
     fn kills(&mut self, state: &State, now_unix_s: f64) -> Vec<Alert> {
         let mut alerts = Vec::new();
         let mut seen = HashMap::with_capacity(self.kills.len());
@@ -151,18 +188,16 @@ impl Rules {
             let Some(cgroup) = subject.memory.cgroup else { continue };
             let key = &subject.subject.key;
             let before = self.kills.get(key).copied();
-            if before.is_some_and(|before| before.untold) {
-                let times = noun_of(cgroup.oom_kills, "kill");
-                let name = text::name(&subject.subject);
-                let sentence = format!(
-                    "the kernel killed a process of {name} for want of memory ({} {times} in its cgroup so far)",
-                    cgroup.oom_kills
-                );
-                alerts.extend(self.killed(subject, sentence, now_unix_s));
+            let mut kills = before.unwrap_or(Kills { counted: cgroup.oom_kills, untold_since: None });
+            if kills.counted < cgroup.oom_kills && !self.was_killed_lately(key, now_unix_s) {
+                kills.untold_since = kills.untold_since.or(Some(now_unix_s));
             }
-            let grown = before.is_some_and(|before| before.counted < cgroup.oom_kills);
-            let untold = grown && !self.was_killed_lately(key, now_unix_s);
-            seen.insert(key.clone(), Kills { counted: cgroup.oom_kills, untold });
+            kills.counted = cgroup.oom_kills;
+            if kills.untold_since.is_some_and(|since| (now_unix_s - since).abs() >= KILL_TOLD_S) {
+                kills.untold_since = None;
+                alerts.extend(self.killed(subject, counted(subject, cgroup.oom_kills), now_unix_s));
+            }
+            seen.insert(key.clone(), kills);
         }
         self.kills = seen;
         alerts
@@ -226,10 +261,18 @@ impl Rules {
         let report = format!(
             "leaktrace report{history} --subject {} --since {}",
             quoted(&state.subject.key),
-            time_of_day(since)
+            human::moment(since)
         );
         vec![format!("{report} -o leak.svg"), report].into_iter().rev().collect()
     }
+}
+
+fn counted(subject: &SubjectState, oom_kills: u64) -> String {
+    format!(
+        "the kernel killed a process of {} for want of memory ({} in its cgroup so far)",
+        text::name(&subject.subject),
+        plural(oom_kills, "kill")
+    )
 }
 
 /// That suspect first, then the worst of the others.

@@ -54,6 +54,15 @@ impl Told {
         self.known.extend(older.known);
     }
 
+    /// The clock was set by so many seconds.
+    pub fn shift(&mut self, by_s: f64) {
+        for known in self.known.values_mut() {
+            known.told_unix_s = known.told_unix_s.map(|told| told + by_s);
+            known.over_since_unix_s = known.over_since_unix_s.map(|since| since + by_s);
+            known.seen_unix_s += by_s;
+        }
+    }
+
     /// Takes note of how something stands. Whether people are to be told.
     pub fn is_news(&mut self, fingerprint: &str, standing: Standing, now_unix_s: f64) -> bool {
         if standing != Standing::Holds && !self.known.contains_key(fingerprint) {

@@ -179,15 +179,30 @@ pub struct ReportArguments {
     /// The history to read; also one that was copied from another machine.
     #[arg(long, value_name = "FILE", default_value = crate::store::DEFAULT_FILE)]
     pub db: PathBuf,
-    /// From when on: a time such as 2026-05-01T12:00:00Z, or how long ago, such as 2h.
+    /// Whose: a name, a key, a PID, or the beginning of a container's ID; repeatable (default: everybody).
+    #[arg(long, value_name = "NAME|PID")]
+    pub subject: Vec<String>,
+    /// From when on: a time such as 2026-05-01T12:00:00Z or "2026-05-01 12:00" (UTC), or how long ago, such as 2h.
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// Until when, likewise.
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
     /// Compare two moments.
-    #[arg(long, num_args = 2, value_names = ["T1", "T2"])]
+    #[arg(long, num_args = 2, value_names = ["T1", "T2"], conflicts_with_all = ["since", "until"])]
     pub diff: Vec<String>,
+    /// How many suspects, or rows of a comparison, are shown of each subject.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+    /// Order of suspects and sites (default: the worst first); comparisons have the largest change first.
+    #[arg(long, value_enum)]
+    pub sort: Option<Sort>,
+    /// What is put together in a comparison (default: line), or in a list of all that survives, which this adds to the text.
+    #[arg(long, value_enum)]
+    pub group_by: Option<Group>,
+    /// What goes to stdout.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
     /// Written besides stdout; the format follows the name: .folded .svg .pb.gz (pprof) .json .txt
     #[arg(short, long, value_name = "FILE")]
     pub output: Vec<PathBuf>,

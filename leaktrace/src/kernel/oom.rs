@@ -93,12 +93,15 @@ impl Offsets {
     }
 }
 
-/// Where the first resident amount lies in an `mm_struct`, and how far the next one is from it. All kernels that give the task
-/// count these in an array of `percpu_counter`.
+/// Where the first resident amount lies in an `mm_struct`, and how far the next one is from it: up to 6.1 they are plain numbers in
+/// a `mm_rss_stat`, since then an array of `percpu_counter`.
 fn rss(types: &KernelTypes) -> Option<(u32, u32)> {
     let first = types.offset_of("mm_struct", "rss_stat").ok()?;
-    let sum = types.offset_of("percpu_counter", "count").ok()?;
-    Some((first.checked_add(sum)?, types.size_of("percpu_counter").ok()?))
+    let (sum, stride) = match types.offset_of("mm_rss_stat", "count") {
+        Ok(sum) => (sum, size_of::<u64>() as u32),
+        Err(_) => (types.offset_of("percpu_counter", "count").ok()?, types.size_of("percpu_counter").ok()?),
+    };
+    Some((first.checked_add(sum)?, stride))
 }
 
 fn open_object(offsets: &Offsets) -> Result<Ebpf, KernelError> {

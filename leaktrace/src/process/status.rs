@@ -7,6 +7,8 @@ const MAX_STATUS: usize = 1 << 20;
 const MAX_STAT: usize = 64 << 10;
 /// The kernel's flag for its own threads.
 const PF_KTHREAD: u64 = 0x0020_0000;
+/// Its flag for threads that are ending, and may have left their cgroups already.
+const PF_EXITING: u64 = 0x4;
 
 /// The state letter of `/proc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +69,12 @@ pub struct Stat {
     pub kernel_thread: bool,
     /// Whether it runs.
     pub state: RunState,
+    /// Its first thread is about to end: what else can be read of it may be gone already.
+    pub ending: bool,
     /// Parent's PID.
     pub parent: u32,
+    /// Threads that it has left.
+    pub threads: u32,
     /// CPU time used so far, clock ticks: all its threads, those that have ended too, but not its children.
     pub cpu_ticks: u64,
 }
@@ -191,8 +197,10 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     Some(Stat {
         start_ticks: field(22)?,
         kernel_thread: field(9)? & PF_KTHREAD != 0,
+        ending: field(9)? & PF_EXITING != 0,
         state: state(word(3))?,
         parent: u32::try_from(field(4)?).ok()?,
+        threads: field(20).and_then(|threads| u32::try_from(threads).ok()).unwrap_or(1),
         cpu_ticks: field(14)?.saturating_add(field(15)?),
     })
 }
@@ -273,11 +281,26 @@ Seccomp_filters:\t1\n";
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields_of_stat() {
         let text = b"77 (a) b (c)) S 1 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 9 9\n";
         let state = RunState::Alive;
-        let expected =
-            Stat { start_ticks: 123_456, kernel_thread: false, state, parent: 1, cpu_ticks: 5 + 6 };
+        let expected = Stat {
+            start_ticks: 123_456,
+            kernel_thread: false,
+            state,
+            ending: false,
+            parent: 1,
+            threads: 1,
+            cpu_ticks: 5 + 6,
+        };
         assert_eq!(parse_stat(text), Some(expected));
         let kernel = b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n";
-        let expected = Stat { start_ticks: 1, kernel_thread: true, state, parent: 0, cpu_ticks: 0 };
+        let expected = Stat {
+            start_ticks: 1,
+            kernel_thread: true,
+            state,
+            ending: false,
+            parent: 0,
+            threads: 1,
+            cpu_ticks: 0,
+        };
         assert_eq!(parse_stat(kernel), Some(expected));
         assert_eq!(parse_stat(b"2 (x) S 0"), None);
         assert_eq!(parse_name(text), Some(&b"a) b (c)"[..]));

@@ -17,23 +17,17 @@ impl fmt::Display for SiteKey {
     }
 }
 
-/// As text where people may read it, else as its bytes.
+/// Other programs get it as the text that people see.
 impl Serialize for SiteKey {
-    fn serialize<S: Serializer>(&self, into: S) -> Result<S::Ok, S::Error> {
-        match into.is_human_readable() {
-            true => into.collect_str(self),
-            false => self.0.serialize(into),
-        }
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
 impl<'de> Deserialize<'de> for SiteKey {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        if !from.is_human_readable() {
-            return <[u8; 16]>::deserialize(from).map(Self);
-        }
         let text = String::deserialize(from)?;
-        Self::parse(&text).ok_or_else(|| D::Error::custom("a site's key is 32 hexadecimal digits"))
+        Self::parse(&text).ok_or_else(|| D::Error::custom("a site is 32 hexadecimal digits"))
     }
 }
 
@@ -44,10 +38,11 @@ impl SiteKey {
         Some(Self(u128::from_str_radix(digits, 16).ok()?.to_be_bytes()))
     }
 
-    /// The key of a site: its allocator, its kind of mapping, and what each telling frame is.
+    /// The key of a site: whether it is a heap's, its kind of mapping, and what each telling frame is. Which heap depends on how
+    /// closely it was looked at: light tracing sees the C library's, exact tracing Python's on top of that.
     pub fn of(site: &SiteReport) -> Self {
         let mut hasher = blake3::Hasher::new();
-        text(&mut hasher, Some(&site.domain));
+        hasher.update(&[u8::from(site.domain == "mmap")]);
         text(&mut hasher, site.label.as_deref());
         plumbing::telling(&site.frames).for_each(|frame| add(&mut hasher, frame));
         let mut key = [0; 16];
@@ -102,6 +97,10 @@ mod tests {
     fn a_site_is_its_lines_and_not_its_addresses() {
         assert_eq!(SiteKey::of(&site(7, 1)), SiteKey::of(&site(7, 2)));
         assert_ne!(SiteKey::of(&site(7, 1)), SiteKey::of(&site(8, 1)));
+        let lightly = SiteReport { domain: "malloc".into(), ..site(7, 1) };
+        assert_eq!(SiteKey::of(&site(7, 1)), SiteKey::of(&lightly));
+        let mapped = SiteReport { domain: "mmap".into(), ..site(7, 1) };
+        assert_ne!(SiteKey::of(&site(7, 1)), SiteKey::of(&mapped));
     }
 
     #[test]

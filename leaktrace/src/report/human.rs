@@ -2,6 +2,7 @@
 //! end up on a terminal, so nothing here lets a control character through.
 
 use std::borrow::Cow;
+use std::time::{Duration, UNIX_EPOCH};
 
 const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 
@@ -82,6 +83,14 @@ pub fn duration(seconds: f64) -> String {
         3600..86_400 => two(whole / 3600, "h", whole % 3600 / 60, "min"),
         _ => two(whole / 86_400, "d", whole % 86_400 / 3600, "h"),
     }
+}
+
+/// A moment in seconds since the Unix epoch: `2023-11-14T22:13:20Z`.
+pub fn moment(unix_s: f64) -> String {
+    let since = Duration::try_from_secs_f64(unix_s).unwrap_or_default();
+    // Beyond the year 9999 there is no RFC 3339; the clock of a broken host must not panic us.
+    let time = UNIX_EPOCH.checked_add(since).filter(|_| unix_s < 253_402_300_800.0).unwrap_or(UNIX_EPOCH);
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// Share of `whole` in percent: `3 %`, `0.4 %`, `< 0.1 %`. Empty tables are 0 % full.
@@ -236,5 +245,12 @@ mod tests {
         assert_eq!(base_name("/usr/lib/libc.so.6"), "libc.so.6");
         assert_eq!(base_name("dir/"), "dir");
         assert_eq!(base_name("/"), "/");
+    }
+
+    #[test]
+    fn a_broken_clock_does_not_panic() {
+        assert_eq!(moment(1_700_000_000.4), "2023-11-14T22:13:20Z");
+        assert_eq!(moment(f64::NAN), "1970-01-01T00:00:00Z");
+        assert_eq!(moment(1e300), "1970-01-01T00:00:00Z");
     }
 }

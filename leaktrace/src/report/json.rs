@@ -33,6 +33,11 @@ pub fn write_pretty(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out)
 }
 
+/// Writes another value indented, with every string harmless to a terminal, as they are in reports.
+pub fn write_harmless(value: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+    harmless::write_pretty(value, out)
+}
+
 /// A number that JSON readers would round (they hold 53 bits), as `"0x..."`.
 struct Hex(u64);
 

@@ -2,6 +2,7 @@
 //! follows from its name.
 
 pub mod aside;
+pub mod difference;
 pub mod fingerprint;
 pub mod flamegraph;
 pub mod folded;
@@ -9,6 +10,7 @@ pub mod group;
 pub(crate) mod heading;
 pub mod human;
 pub mod json;
+pub mod line;
 pub mod merge;
 pub mod model;
 pub mod output;

@@ -28,12 +28,12 @@ pub(super) fn row(rank: usize, name: &str, group: &Group<'_>) -> String {
 }
 
 /// Bytes as `tracemalloc` writes them: one decimal below 100 of a unit, none up to 10,240 of it.
-fn size(bytes: f64) -> String {
+pub(super) fn size(bytes: f64) -> String {
     let (value, decimals, unit) = scaled(bytes);
     format!("{value:.decimals$} {unit}")
 }
 
-fn signed_size(bytes: f64) -> String {
+pub(super) fn signed_size(bytes: f64) -> String {
     let (value, decimals, unit) = scaled(bytes);
     format!("{value:+.decimals$} {unit}")
 }

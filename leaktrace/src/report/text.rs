@@ -6,11 +6,11 @@ use std::io::{self, Write};
 
 use super::group::{Group, group};
 use super::heading::{self, nothing_survives, resident, survivors};
-use super::human::{bytes, count, duration, plural, printable, signed_bytes, signed_count};
+use super::human::{bytes, count, duration, moment, plural, printable, signed_bytes, signed_count};
 use super::merge::{Bond, Unit, units};
 use super::model::{AgeClass, Amount, GroupBy, MergeBy, Report};
 use super::wording::{
-    Naming, age_line, amount, headline, reason, recycled, spell, spell_function, spell_line, sum, time_of_day,
+    Naming, age_line, amount, headline, reason, recycled, spell, spell_function, spell_line, sum,
 };
 use super::{path::ShortPaths, table};
 
@@ -117,7 +117,7 @@ impl<'a> Text<'a> {
         let title = format!(
             "leaktrace report {}, {}, {} of tracing{}",
             count(report.sequence),
-            time_of_day(report.at_unix_s),
+            moment(report.at_unix_s),
             duration(report.elapsed_s),
             reason(&report.reason)
         );

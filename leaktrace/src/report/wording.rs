@@ -1,7 +1,5 @@
 //! The words of the text report: one function per phrase, values in, text out.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use super::group::Group;
 use super::human::{MAX_NAME, base_name, bytes, cut_middle, duration, plural, printable, rate};
 use super::model::{AgeClass, Amount, Frame, Growth, Reason};
@@ -75,14 +73,6 @@ pub(super) fn reason(reason: &Reason) -> String {
         Reason::ProcessEnded => ": a process ended".to_owned(),
         Reason::Final(why) => format!(": final, {}", printable(why)),
     }
-}
-
-/// `2026-05-01T12:00:00Z`.
-pub(crate) fn time_of_day(unix_s: f64) -> String {
-    let since = Duration::try_from_secs_f64(unix_s).unwrap_or_default();
-    // Beyond the year 9999 there is no RFC 3339; the clock of a broken host must not panic us.
-    let time = UNIX_EPOCH.checked_add(since).filter(|_| unix_s < 253_402_300_800.0).unwrap_or(UNIX_EPOCH);
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// How much of a path is shown.
@@ -211,12 +201,5 @@ mod tests {
     fn names_of_any_length_fit_a_line() {
         let endless = Frame { function: Some("f".repeat(1 << 20)), ..Frame::default() };
         assert_eq!(spell(&endless, Naming::Whole).chars().count(), MAX_NAME);
-    }
-
-    #[test]
-    fn a_broken_clock_does_not_panic() {
-        assert_eq!(time_of_day(1_700_000_000.4), "2023-11-14T22:13:20Z");
-        assert_eq!(time_of_day(f64::NAN), "1970-01-01T00:00:00Z");
-        assert_eq!(time_of_day(1e300), "1970-01-01T00:00:00Z");
     }
 }

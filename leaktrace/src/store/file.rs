@@ -173,7 +173,7 @@ fn write_all(
             Err(error) if write::is_about_the_entry(&error) => {
                 interned.forget();
                 written.lost += 1;
-                written.error = Some(error.to_string());
+                written.error = Some(format!("an entry was left out of the history: {error}"));
             }
             Err(error) => return Err(error),
         }

@@ -131,16 +131,19 @@ impl Queue {
         if inner.waiting.is_empty() && inner.closed {
             return None;
         }
+        if inner.waiting.is_empty() {
+            inner.settle();
+        }
         inner.counts = [0; 3];
         let batch = std::mem::take(&mut inner.waiting);
         Some(batch.into_iter().map(|(_, entry)| entry).collect())
     }
 
-    /// What [`Queue::take`] gave is on disk, but for so many.
+    /// What [`Queue::take`] gave is on disk, but for so many, and why these are not.
     pub(super) fn written(&self, lost: u64, error: Option<String>) {
         let mut inner = self.lock();
         inner.health.lost += lost;
-        inner.health.error = error.or(inner.health.error.take());
+        inner.health.error = error;
         inner.health.failing = false;
         inner.settle();
         drop(inner);

@@ -35,3 +35,51 @@ pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusql
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        store::{Entry, Store, StoreConfig},
+        watched::Subject,
+    };
+
+    const NEXT: &str = "ALTER TABLE subjects ADD COLUMN owner TEXT NOT NULL DEFAULT 'nobody';";
+    const WRONG: &str = "ALTER TABLE subjects ADD COLUMN more TEXT; INSERT INTO nowhere VALUES (1);";
+
+    fn old() -> (tempfile::TempDir, std::path::PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("history.db");
+        let mut store = Store::open_as(&path, &StoreConfig::default(), &MIGRATIONS[..1]).unwrap();
+        store.write(&[Entry::Subject(Subject { key: "a".into(), ..Subject::default() })]).unwrap();
+        (directory, path)
+    }
+
+    fn owner(path: &std::path::Path) -> rusqlite::Result<String> {
+        Connection::open(path)?.query_row("SELECT owner FROM subjects WHERE key = 'a'", [], |row| row.get(0))
+    }
+
+    #[test]
+    fn an_older_history_is_brought_up_to_date_and_keeps_what_is_in_it() {
+        let (_directory, path) = old();
+        let migrations = [MIGRATIONS[0], NEXT];
+        for _ in 0..2 {
+            let store = Store::open_as(&path, &StoreConfig::default(), &migrations).unwrap();
+            assert_eq!(found(&store.connection).unwrap(), 2);
+            assert_eq!(owner(&path).unwrap(), "nobody");
+        }
+        assert!(Store::open_as(&path, &StoreConfig::default(), &MIGRATIONS[..1]).is_err());
+    }
+
+    #[test]
+    fn a_version_that_fails_half_way_leaves_the_one_before() {
+        let (_directory, path) = old();
+        let error =
+            Store::open_as(&path, &StoreConfig::default(), &[MIGRATIONS[0], NEXT, WRONG]).unwrap_err();
+        assert!(!error.is_damage(), "{error}");
+        let connection = Connection::open(&path).unwrap();
+        assert_eq!(found(&connection).unwrap(), 2);
+        assert!(connection.prepare("SELECT more FROM subjects").is_err());
+        assert_eq!(owner(&path).unwrap(), "nobody");
+    }
+}

@@ -220,7 +220,7 @@ fn new_verdict(to: &Connection, site: i64, at_unix_s: f64, verdict: &Verdict) ->
 fn change_verdict(to: &Connection, id: i64, at_unix_s: f64, verdict: &Verdict) -> rusqlite::Result<()> {
     to.prepare_cached(
         "UPDATE verdicts SET at = ?2, confidence = ?3, bytes_per_hour = ?4, since = ?5, share_of_growth = ?6, watched = ?7, \
-         because = ?8 WHERE id = ?1",
+         because = ?8, survival = ?9 WHERE id = ?1",
     )?
     .execute(params![
         id,
@@ -230,7 +230,8 @@ fn change_verdict(to: &Connection, id: i64, at_unix_s: f64, verdict: &Verdict) -
         verdict.since_unix_s,
         verdict.share_of_growth,
         number(verdict.watched_s),
-        verdict.because
+        verdict.because,
+        verdict.survival
     ])
     .map(drop)
 }

@@ -26,7 +26,9 @@ pub(super) fn report(
         .query_row([signed(session)], |row| row.get(0))
         .optional()?
         // The entry that began it was lost: nobody knows whose report this is.
-        .ok_or(Error::QueryReturnedNoRows)?;
+        .ok_or_else(|| {
+            Error::ToSqlConversionFailure("a report of a trace that the history does not know".into())
+        })?;
     let id = head(to, session, report)?;
     for process in &report.processes {
         let image = image(to, session, process)?;

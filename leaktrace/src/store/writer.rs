@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Entry, Store, StoreConfig, StoreError, queue::Queue, write::now_unix_s};
+use super::{Entry, Store, StoreConfig, StoreError, aside::set_aside, queue::Queue, write::now_unix_s};
 
 /// How long entries are gathered before they are written together.
 const GATHER: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub struct Health {
     pub lost: u64,
     /// Entries that wait.
     pub waiting: u64,
-    /// What went wrong last, in one sentence.
+    /// What went wrong the last time, in one sentence; `None`: nothing did, all is well.
     pub error: Option<String>,
     /// Whether that lasts: what is sent now waits.
     pub failing: bool,
@@ -77,6 +77,7 @@ impl Writer {
             store,
             tidied: None,
             wait: FIRST_WAIT,
+            damages: 0,
         };
         let thread = Builder::new().name("history".into()).spawn(move || worker.run());
         let thread = thread.map_err(|source| StoreError::Unusable { path: path.to_owned(), source })?;
@@ -146,6 +147,11 @@ fn open(path: &Path, config: &StoreConfig, sessions: &Sessions) -> Result<Store,
     Ok(store)
 }
 
+/// Whether the same would fail again: neither the disk nor the file is to blame.
+fn is_hopeless(error: &StoreError) -> bool {
+    matches!(error, StoreError::Failed { .. }) && !error.may_pass()
+}
+
 /// What runs in the thread.
 struct Worker {
     path: PathBuf,
@@ -157,6 +163,8 @@ struct Worker {
     tidied: Option<Instant>,
     /// Before the next attempt.
     wait: Duration,
+    /// How often the file turned out to be damaged since something was last written.
+    damages: u32,
 }
 
 impl Worker {
@@ -170,8 +178,12 @@ impl Worker {
             match self.write(&batch) {
                 Ok((lost, error)) => {
                     self.queue.written(lost, error);
-                    self.wait = FIRST_WAIT;
+                    (self.wait, self.damages) = (FIRST_WAIT, 0);
                     self.tidy();
+                }
+                Err(error) if is_hopeless(&error) => {
+                    tracing::warn!("{error}");
+                    self.queue.written(batch.len() as u64, Some(error.to_string()));
                 }
                 Err(error) => {
                     tracing::warn!("{error}");
@@ -206,11 +218,16 @@ impl Worker {
     fn recover(&mut self, error: &StoreError) {
         if error.is_damage() {
             self.store = None;
+            self.damages += 1;
         }
     }
 
     fn opened(&mut self) -> Result<&mut Store, StoreError> {
         if self.store.is_none() {
+            // Looked through, it seemed right, and it was not.
+            if self.damages > 1 {
+                set_aside(&self.path)?;
+            }
             let store = open(&self.path, &self.config, &self.sessions)?;
             if let Some(notice) = store.notice() {
                 tracing::warn!("{notice}");

@@ -12,10 +12,9 @@ use super::{
 };
 use crate::report::{
     OutputFormat,
-    human::plural,
+    human::{self, plural},
     merge::Bond,
     model::{GroupBy, MergeBy, Report, SortKey},
-    wording,
 };
 
 /// The keys, for the user. The first column is what to press.
@@ -227,7 +226,7 @@ impl App {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "._".contains(c) { c } else { '-' };
         let name: String = unit.name().chars().map(plain).take(MAX_STEM).collect();
         let time: String =
-            wording::time_of_day(report.at_unix_s).chars().filter(|c| !matches!(c, '-' | ':')).collect();
+            human::moment(report.at_unix_s).chars().filter(|c| !matches!(c, '-' | ':')).collect();
         format!("leaktrace-{}-{time}.svg", name.trim_matches(['.', '-']))
     }
 

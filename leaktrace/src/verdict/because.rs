@@ -54,15 +54,23 @@ pub(super) fn too_early(watched_s: f64, rise: Option<f64>, options: &Options) ->
 }
 
 /// New ones for old ones.
-pub(super) fn renewal(run: &Run<'_>, grown: f64, freed: Option<u64>) -> String {
+pub(super) fn renewal(rise: f64, grown: f64, freed: Option<f64>) -> String {
     let memory =
         if grown > 0.0 { format!("grew by {} only", bytes(grown)) } else { "did not grow".to_owned() };
-    let freed =
-        freed.map(|freed| format!(" and {} from before tracing were freed", human::plural(freed, "block")));
+    let freed = freed
+        .map(|freed| format!(" and {} from before tracing were freed", human::plural(freed as u64, "block")));
     let freed = freed.unwrap_or_default();
-    let rise = bytes(run.rise());
+    let rise = bytes(rise);
     format!(
         "{rise} of survivors are new, but the process's memory {memory}{freed}: they take the place of older ones"
+    )
+}
+
+/// New ones for others that were tracked.
+pub(super) fn exchange(rise: f64) -> String {
+    format!(
+        "{} of survivors are new, but as much was freed elsewhere: all that is tracked did not grow",
+        bytes(rise)
     )
 }
 

@@ -8,13 +8,16 @@ use super::{
 /// The rate of work is taken over this share of the time.
 const WINDOW: f64 = 1.0 / 8.0;
 /// A rate that changes by less between a lower and an upper reading explains nothing.
-const LEAST_CHANGE: f64 = 1.15;
+const LEAST_CHANGE: f64 = 1.05;
 /// Survivors that rise so much more steeply than the rate are not explained by it (both as powers: 1 is in proportion).
 const STEEPEST: f64 = 1.5;
-/// How closely survivors have to move with the rate.
+/// How closely survivors have to move with a rate that goes up and down by at least this factor.
 const CLOSELY: f64 = 0.7;
-/// The rate has to fit about as well as time and work done do, give or take this share of the movement.
+const WAVES: f64 = 1.3;
+/// The rate has to fit about as well as time and work done do: it is known less well, by this much of the movement, and
+/// noise tells on it by this factor.
 const TOLERANCE: f64 = 0.05;
+const NOISE: f64 = 1.3;
 
 /// Progress by which a rate is taken.
 type Progress = fn(&Point) -> f64;
@@ -30,7 +33,7 @@ pub(super) fn is_followed(points: &[Point]) -> bool {
     let rates = rates(points, |point| point.work);
     let highest = rates.iter().map(|(rate, _)| *rate).fold(0.0, f64::max);
     let lowest = rates.iter().map(|(rate, _)| *rate).fold(f64::INFINITY, f64::min);
-    highest > lowest * LEAST_CHANGE * LEAST_CHANGE && statistics::correlation(&rates) > CLOSELY
+    highest > lowest * WAVES && statistics::correlation(&rates) > CLOSELY
 }
 
 /// The rate at each point after the first window, beside the survivors then.
@@ -67,6 +70,5 @@ fn fits_as_well(points: &[Point], progress: Progress) -> bool {
         left_over(&later.map(|point| (clock(point), point.amount)).collect::<Vec<_>>())
     };
     let best = by(|point| point.at).min(by(|point| point.work)).min(by(|point| point.made));
-    let rates = rates(points, progress);
-    statistics::correlation(&rates) > CLOSELY && left_over(&rates) <= best + TOLERANCE
+    left_over(&rates(points, progress)) <= best * NOISE + TOLERANCE
 }

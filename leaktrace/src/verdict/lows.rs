@@ -135,13 +135,22 @@ pub(super) fn floors(points: &[Point]) -> Vec<f64> {
     floors
 }
 
-/// The longest time between two readings near the floor, or before the first of them.
+/// The longest time above the floor, from a reading near it to the next.
 fn away(points: &[Point], near: f64) -> f64 {
     let floors = floors(points);
-    let there = points.iter().zip(&floors).filter(|(point, floor)| point.amount <= **floor + near);
-    let times: Vec<f64> =
-        points.first().into_iter().chain(there.map(|(point, _)| point)).map(|point| point.at).collect();
-    times.iter().zip(times.iter().skip(1)).map(|(a, b)| b - a).fold(0.0, f64::max)
+    let (mut left, mut longest) = (points.first().map_or(0.0, |first| first.at), 0.0_f64);
+    let mut is_away = false;
+    for (point, floor) in points.iter().zip(&floors) {
+        let near = point.amount <= floor + near;
+        if near && is_away {
+            longest = longest.max(point.at - left);
+        }
+        if near {
+            left = point.at;
+        }
+        is_away = !near;
+    }
+    longest
 }
 
 /// Parts are counted back from the end: what happens now matters most.

@@ -19,6 +19,8 @@ mod renewal;
 mod segment;
 mod site;
 mod statistics;
+#[cfg(test)]
+mod tests;
 mod trend;
 mod unexplained;
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::report::model::Detail;
 
 /// What a site's survivors do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shape {
     /// Not watched long enough to tell.

@@ -1,4 +1,4 @@
-//! Readings from a report: of each site, and of everything that was traced.
+//! Readings from reports: of each site, and of everything that was traced.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::report::{
     model::{Amount, ProcessReport, Report},
 };
 
-/// One reading for each site that has live blocks. Sites of several processes, and stacks that mean the same, are one.
+/// One reading for each site that has live blocks; what is missing of those seen before has none left. Sites of several processes, and stacks that mean the same, are one.
 pub fn sites(report: &Report, session: u64) -> BTreeMap<SiteKey, SiteReading> {
     let mut readings = BTreeMap::new();
     for site in report.processes.iter().flat_map(|process| &process.sites) {

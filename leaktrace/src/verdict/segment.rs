@@ -18,6 +18,10 @@ const BEGINNING: f64 = 1.0 / 6.0;
 const LEVELLED: f64 = 0.35;
 /// Survivors that fell by this share of their range come and go.
 const FALLEN: f64 = 0.5;
+/// How many standard errors rates are believed to be off, the wrong way.
+const DOUBT: f64 = 0.5;
+/// Growth that has only just begun has no earlier rate to be compared with: so much faster than that, at most.
+const MOST_EVEN: f64 = 10.0;
 
 /// A site's readings of one session, with the work that was done meanwhile.
 #[derive(Clone, Debug)]
@@ -51,6 +55,8 @@ pub(super) struct Finding {
     pub work: f64,
     /// Rate of growth lately, as a share of what it was before, by time or by work done: whichever is more even.
     pub evenness: f64,
+    /// How surely the later half rises by itself, 0 to 1.
+    pub lately: f64,
     /// Whether growth is even by work done and not by time.
     pub by_work: bool,
     /// The largest part of the rise that came at once, bytes.
@@ -104,7 +110,7 @@ impl Segment {
     pub(super) fn finding(&self) -> Finding {
         let lows = Lows::of(&self.points);
         let highest = self.points.iter().map(|point| point.amount).fold(0.0, f64::max);
-        let (evenness, by_work) = evenness(&lows.points);
+        let (evenness, lately, by_work) = evenness(&lows.points);
         Finding {
             shape: self.shape(&lows, highest, evenness),
             order: lows.order(),
@@ -113,6 +119,7 @@ impl Segment {
             slope: lows.slope(),
             work: self.points.last().map_or(0.0, |last| last.work),
             evenness,
+            lately,
             by_work,
             step: lows.largest_step() * lows.rise().max(0.0),
             fall: lows.fall,
@@ -190,31 +197,50 @@ fn rising(mut curve: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     curve
 }
 
-/// See [`Finding::evenness`] and [`Finding::by_work`].
-fn evenness(lows: &[Point]) -> (f64, bool) {
+/// See [`Finding::evenness`], [`Finding::lately`] and [`Finding::by_work`].
+fn evenness(lows: &[Point]) -> (f64, f64, bool) {
     let by = |clock: fn(&Point) -> f64| {
-        evenness_by(&lows.iter().map(|low| (clock(low), low.amount)).collect::<Vec<_>>())
+        let curve: Vec<(f64, f64)> = lows.iter().map(|low| (clock(low), low.amount)).collect();
+        (evenness_by(&curve), rises_lately(&curve))
     };
-    let (time, work) = (by(|low| low.at).unwrap_or(0.0), by(|low| low.work).unwrap_or(0.0));
-    (time.max(work), time < 0.5 && work > time)
+    let ((time, lately), (work, with_work)) = (by(|low| low.at), by(|low| low.work));
+    if work > time { (work, with_work.max(lately), time < 0.5) } else { (time, lately, false) }
 }
 
-/// Rate of growth in the last third, as a share of that before it. The first sixth is left out: what is set up when tracing
-/// begins, or at the first request, is no growth.
-pub(super) fn evenness_by(curve: &[(f64, f64)]) -> Option<f64> {
-    let (first, last) = (curve.first()?, curve.last()?);
-    let length = last.0 - first.0;
-    let value = |share: f64| statistics::interpolate(curve, first.0 + length * share);
-    let (from, turn) = (value(1.0 / 6.0)?, value(2.0 / 3.0)?);
-    let (before, lately) = ((turn - from) * 2.0, (last.1 - turn) * 3.0);
-    if length <= 0.0 {
-        return None;
+/// Rate of growth in the last third, as a share of that before it. What is set up when tracing begins, or at the first request, is
+/// no growth: it counts half.
+pub(super) fn evenness_by(curve: &[(f64, f64)]) -> f64 {
+    let lately = part(curve, 2.0 / 3.0, 1.0);
+    let share = |from: f64| share_of_rate(&lately, &part(curve, from, 2.0 / 3.0));
+    share(1.0 / 6.0).min(share(0.0) * 2.0)
+}
+
+/// One rate as a share of another, both as they would be if chance had made growth look more even than it is.
+fn share_of_rate(lately: &[(f64, f64)], before: &[(f64, f64)]) -> f64 {
+    let ((before, error), (lately, late_error)) =
+        (statistics::fitted_slope(before), statistics::fitted_slope(lately));
+    let (before, lately) = (before + error * DOUBT, lately - late_error * DOUBT);
+    match lately / before {
+        share if before > 0.0 => share.clamp(0.0, MOST_EVEN),
+        _ if lately > 0.0 => MOST_EVEN,
+        _ => 0.0,
     }
-    Some(if before > 0.0 {
-        (lately / before).clamp(0.0, 10.0)
-    } else if lately > 0.0 {
-        10.0
-    } else {
-        0.0
-    })
+}
+
+/// How sure it is that the later half rises by itself, as a share of how sure so few can make one.
+pub(super) fn rises_lately(curve: &[(f64, f64)]) -> f64 {
+    let half = part(curve, 0.5, 1.0);
+    let best: Vec<(f64, f64)> = (0..half.len()).map(|at| (at as f64, at as f64)).collect();
+    let (found, best) = (Order::of(&half).rises(), Order::of(&best).rises());
+    if best > 0.0 { found / best } else { 0.0 }
+}
+
+/// The part of a curve between two shares of its length, with its ends where they fall between points.
+fn part(curve: &[(f64, f64)], from: f64, to: f64) -> Vec<(f64, f64)> {
+    let (Some(first), Some(last)) = (curve.first(), curve.last()) else { return Vec::new() };
+    let at = |share: f64| first.0 + (last.0 - first.0) * share;
+    let (from, to) = (at(from), at(to));
+    let end = |at: f64| statistics::interpolate(curve, at).map(|value| (at, value));
+    let within = curve.iter().filter(|point| point.0 > from && point.0 < to).copied();
+    end(from).into_iter().chain(within).chain(end(to)).collect()
 }

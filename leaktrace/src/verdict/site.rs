@@ -17,6 +17,8 @@ const DOUBT: f64 = 0.06;
 const EVEN: f64 = 0.7;
 /// And growth this uneven is none.
 const UNEVEN: f64 = 0.2;
+/// Later halves that rise this surely, of what can be expected of them, rise.
+const LATELY: f64 = 0.75;
 
 /// What a site's survivors do. `site` and `process` in any order; `process` may reach beyond the sessions, and may be empty.
 pub fn judge(site: &[SiteReading], process: &[ProcessReading], options: &Options) -> Verdict {
@@ -76,9 +78,9 @@ fn without_growth(segment: &Segment, finding: &Finding, watched_s: f64, options:
 
 fn too_early(run: Option<&Run<'_>>, watched_s: f64, options: &Options) -> Verdict {
     Verdict {
-        bytes_per_hour: run.map_or(0.0, |run| run.bytes_per_hour()),
+        bytes_per_hour: run.map_or(0.0, Run::bytes_per_hour),
         watched_s,
-        because: because::too_early(watched_s, run.map(|run| run.rise()), options),
+        because: because::too_early(watched_s, run.map(Run::rise), options),
         ..Verdict::default()
     }
 }
@@ -91,7 +93,8 @@ fn patience(watched_s: f64, options: &Options) -> f64 {
 
 /// Sessions up to the latest in which the survivors grew, with none between in which they did not.
 pub(super) struct Run<'a> {
-    sessions: Vec<(&'a Segment, &'a Finding)>,
+    /// In order of time.
+    pub(super) sessions: Vec<(&'a Segment, &'a Finding)>,
 }
 
 impl<'a> Run<'a> {
@@ -115,11 +118,6 @@ impl<'a> Run<'a> {
     /// By how much survivors rose in all sessions, bytes.
     pub(super) fn rise(&self) -> f64 {
         self.sum(|finding| finding.rise)
-    }
-
-    /// Blocks that survived, in all sessions.
-    pub(super) fn blocks(&self) -> u64 {
-        self.sessions.iter().map(|(segment, _)| segment.blocks).fold(0, u64::saturating_add)
     }
 
     /// How many sessions.
@@ -160,6 +158,11 @@ impl<'a> Run<'a> {
         within.min(self.evenness_of_sessions().unwrap_or(1.0))
     }
 
+    /// How surely each session's later half rises by itself.
+    fn lately(&self) -> f64 {
+        self.sum(|finding| finding.lately * finding.span_s) / self.span_s().max(f64::MIN_POSITIVE)
+    }
+
     /// The rate of the last third of the sessions as a share of that of those before, by time or by work.
     fn evenness_of_sessions(&self) -> Option<f64> {
         let turn =
@@ -186,7 +189,8 @@ impl<'a> Run<'a> {
         let order = self.sessions.iter().fold(Order::default(), |sum, (_, finding)| sum.plus(finding.order));
         let even = ((self.evenness() - UNEVEN) / (EVEN - UNEVEN)).clamp(0.0, 1.0);
         let gradual = ((1.0 - self.step()) * 2.0).clamp(0.0, 1.0);
-        patience(self.span_s(), options) * order.rises() * even * gradual
+        let lately = (self.lately() / LATELY).min(1.0);
+        patience(self.span_s(), options) * order.rises() * even * gradual * lately
     }
 
     fn verdict(&self, process: &[ProcessReading], options: &Options) -> Verdict {

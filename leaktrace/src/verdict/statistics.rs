@@ -24,6 +24,22 @@ pub(super) fn slope(points: &[(f64, f64)]) -> f64 {
         .unwrap_or(0.0)
 }
 
+/// Slope by least squares, the mean pace, to which every point has its part; and its standard error. 0 if there is none.
+pub(super) fn fitted_slope(points: &[(f64, f64)]) -> (f64, f64) {
+    let count = points.len() as f64;
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
+    let sum =
+        |of: &dyn Fn(f64, f64) -> f64| points.iter().map(|p| of(p.0 - mean_x, p.1 - mean_y)).sum::<f64>();
+    let (spread, product) = (sum(&|x, _| x * x), sum(&|x, y| x * y));
+    let slope = product / spread;
+    if !slope.is_finite() {
+        return (0.0, 0.0);
+    }
+    let left_over = sum(&|x, y| (y - slope * x).powi(2));
+    (slope, (left_over / (count - 2.0).max(1.0) / spread).sqrt())
+}
+
 /// How often a value is below a later one, and how far that may be from naught by chance (Kendall). Orders of independent
 /// series add up.
 #[derive(Clone, Copy, Debug, Default)]

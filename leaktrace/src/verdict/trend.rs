@@ -4,7 +4,7 @@ use super::{
     lows::{self, Lows, Point},
     model::{MemoryTrend, Options, Trend},
     pauses,
-    segment::evenness_by,
+    segment::{evenness_by, rises_lately},
 };
 
 /// Fewer readings say nothing.
@@ -74,7 +74,8 @@ fn last(points: &[Point], stretch_s: f64) -> Vec<Point> {
 fn trend(points: &[Point]) -> Trend {
     let lows = Lows::of(points);
     let (over_s, slope) = (lows::span(points), lows.slope());
-    let even = evenness_by(&lows.over_time()).map_or(0.0, |even| ((even - 0.2) / 0.4).clamp(0.0, 1.0));
+    let curve = lows.over_time();
+    let even = ((evenness_by(&curve) - 0.2) / 0.4).clamp(0.0, 1.0) * (rises_lately(&curve) / 0.6).min(1.0);
     let gradual = ((1.0 - lows.largest_step()) * 2.0).clamp(0.0, 1.0);
     let ended = if pauses::has_ended(points) { 0.5 } else { 1.0 };
     Trend {

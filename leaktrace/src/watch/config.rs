@@ -12,7 +12,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::{
-    pending::EvidenceConfig,
+    evidence::EvidenceConfig,
     scope::{ScopeConfig, Scopes},
 };
 use crate::{
@@ -240,6 +240,7 @@ impl Config {
         mistakes.extend(Scopes::new(&self.scope).err().map(|error| error.to_string()));
         mistakes.extend(self.history.fault().map(|fault| format!("history.{fault}")));
         mistakes.extend(self.alerts.mistakes());
+        mistakes.extend(self.serve.mistakes());
         mistakes
     }
 

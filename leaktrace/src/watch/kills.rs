@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
+    evidence::Facts,
     oom::{OomCounts, OomKill, OomWatch},
-    pending::Facts,
     watcher::Watcher,
 };
 use crate::{

@@ -1,34 +1,60 @@
 //! What the daemon knew before it was started anew, read from the history: memory, sites, alerts. What cannot be read is begun anew.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
-use super::pending::History;
 use super::subject::Watched;
-use crate::alert::Alert;
+use crate::{
+    alert::Alert,
+    store::{History, StoreError, history::Span},
+};
 
 /// How far back memory is read, seconds: what [`super::curve`] can hold.
 const MEMORY_S: f64 = 30.0 * 86_400.0;
 /// How far back sites are read, seconds.
 const SITES_S: f64 = 7.0 * 86_400.0;
-/// How far back alerts are read, seconds: no cool-down is longer.
+/// How far back alerts are read, seconds: few cool-downs are longer.
 const ALERTS_S: f64 = 7.0 * 86_400.0;
 
-/// Gives a subject what was known of it.
-pub(super) fn restore(watched: &mut Watched, history: &Path, now: f64) {
-    let Ok(history) = History::open(history) else { return };
-    let key = watched.subject.key.clone();
-    if let Ok(readings) = history.memory(&key, now - MEMORY_S, now) {
-        watched.restore(&readings);
-    }
-    if let Ok(sites) = history.site_readings(&key, now - SITES_S) {
-        for (site, readings, stack) in sites {
-            watched.book_mut().restore(site, readings, stack);
-        }
-    }
+/// What was known when the daemon was started.
+pub(super) struct Memory {
+    history: Option<History>,
+    now: f64,
 }
 
-/// Alerts that were raised lately.
-pub(super) fn alerts(history: &Path, now: f64) -> Vec<Alert> {
-    let history = History::open(history);
-    history.and_then(|history| history.alerts(now - ALERTS_S, now)).unwrap_or_default()
+impl Memory {
+    /// Opens the history as it is at `now`, seconds since the Unix epoch.
+    pub(super) fn open(file: &Path, now: f64) -> Self {
+        let history = History::open(file).inspect_err(|error| tracing::warn!("{error}")).ok();
+        Self { history, now }
+    }
+
+    /// Gives a subject what was known of it.
+    pub(super) fn restore(&self, watched: &mut Watched) {
+        let Some(history) = &self.history else { return };
+        if let Err(error) = self.restore_from(history, watched) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    fn restore_from(&self, history: &History, watched: &mut Watched) -> Result<(), StoreError> {
+        let key = watched.subject.key.clone();
+        watched.restore(&history.memory(&key, self.span(MEMORY_S))?);
+        let suspects = history.suspects(&key, self.span(SITES_S))?;
+        let mut stacks: HashMap<_, _> =
+            suspects.into_iter().map(|suspect| (suspect.site, suspect.stack)).collect();
+        for (site, readings) in history.site_readings(&key, self.now - SITES_S)? {
+            watched.book_mut().restore(site, readings, stacks.remove(&site).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Alerts that were raised lately.
+    pub(super) fn alerts(&self) -> Vec<Alert> {
+        let alerts = self.history.as_ref().map(|history| history.alerts(None, self.span(ALERTS_S)));
+        alerts.and_then(Result::ok).unwrap_or_default()
+    }
+
+    fn span(&self, seconds: f64) -> Span {
+        Span { since_unix_s: self.now - seconds, until_unix_s: self.now }
+    }
 }

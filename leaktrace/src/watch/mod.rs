@@ -4,11 +4,11 @@
 mod clock;
 pub mod config;
 mod curve;
+pub mod evidence;
 mod kills;
 mod memory_of_old;
 pub mod oom;
 mod own;
-mod pending;
 pub mod schedule;
 pub mod scope;
 mod signals;

@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use crate::process::{PidNamespace, cgroup::Place};
 
-/// Numbers from here on name a namespace by its inode: the kernel gives these from 0xF0000000 on, and PIDs end far below.
-const FIRST_INODE: u64 = 0xF000_0000;
+/// The kernel gives no PID beyond; numbers of namespaces begin far above.
+const LARGEST_PID: u64 = 1 << 22;
 
 /// `[[scope]]` of the configuration: who is watched. Of each list, one pattern must fit; of several keys, all must.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -352,7 +352,7 @@ impl NamedNamespace {
         }
         let by_pid = |pid: u32| PidNamespace::of(pid).ok();
         self.found = match self.named.parse::<u64>() {
-            Ok(inode) if inode >= FIRST_INODE => by_inode(inode),
+            Ok(inode) if inode > LARGEST_PID => by_inode(inode),
             Ok(pid) => u32::try_from(pid).ok().and_then(by_pid),
             Err(_) => PidNamespace::open(Path::new(&self.named)).ok(),
         };

@@ -60,10 +60,11 @@ impl SiteBook {
         let frames = seen.values().filter_map(|seen| seen.largest).flat_map(|site| &site.frames);
         let paths = ShortPaths::new(&roots, frames);
         for (key, seen) in &seen {
-            let site = self.sites.entry(*key).or_insert_with(|| Site {
-                stack: seen.largest.map(|site| stack(site, &paths)).unwrap_or_default(),
-                ..Site::default()
-            });
+            let site = self.sites.entry(*key).or_default();
+            // Of one that a restart has left, only the readings may be known.
+            if site.stack.is_empty() {
+                site.stack = seen.largest.map(|site| stack(site, &paths)).unwrap_or_default();
+            }
             site.survivors = seen.survivors;
             site.take(SiteReading {
                 at_unix_s,
@@ -134,7 +135,8 @@ impl SiteBook {
     /// Which share of the growth while traced known leaks explain, 0 to 1.
     pub fn explained(&self) -> f64 {
         let leaks = self.sites.values().filter(|site| site.verdict.is_leak());
-        leaks.filter_map(|site| site.verdict.share_of_growth).sum::<f64>().clamp(0.0, 1.0)
+        // An empty sum is -0.0, which people would be shown.
+        leaks.filter_map(|site| site.verdict.share_of_growth).fold(0.0, |sum, share| sum + share).min(1.0)
     }
 
     /// Readings of the processes, the oldest first.

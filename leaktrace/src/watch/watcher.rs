@@ -16,9 +16,10 @@ use tokio::{
 use super::{
     clock::Clock,
     config::Config,
+    evidence::Keeper,
     kills::Kills,
+    memory_of_old::Memory,
     own::Own,
-    pending::{Keeper, Server},
     schedule::{self, Phase, Step},
     signals::{Asked, Signals},
     subject::Watched,
@@ -30,6 +31,7 @@ use crate::{
     alert::{Alert, Rules, Sinks},
     cli::Failure,
     report::{aside::say, model::Detail},
+    serve::Server,
     session::{
         Event,
         prediction::{Prediction, PredictionError, predict},
@@ -68,6 +70,8 @@ pub struct Watcher {
     pub(super) kills: Kills,
     published: Published,
     own: Own,
+    /// What was known before the start.
+    memory: Memory,
     heard: (Sender<Heard>, Receiver<Heard>),
     predicted: (Sender<Predicted>, Receiver<Predicted>),
     pub(super) written: (Sender<super::kills::Written>, Receiver<super::kills::Written>),
@@ -85,10 +89,10 @@ impl Watcher {
         let notice = writer.notice().map(str::to_owned);
         let clock = Clock::start();
         let published = Published::default();
-        let server =
-            Server::start(&config.serve, published.clone(), history).map_err(|error| failed(&error))?;
+        let server = Server::start(&config.serve, published.clone()).map_err(|error| failed(&error))?;
         let mut watcher = Self {
             options: Options::from(&config.verdict),
+            memory: Memory::open(&history, clock.now()),
             started_unix_s: clock.now(),
             survey: Survey::new(&config.scope).map_err(|error| failed(&error))?,
             subjects: HashMap::new(),
@@ -123,6 +127,7 @@ impl Watcher {
         let mut ticks = interval(self.config.interval.0);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         systemd::ready();
+        self.tell_of_the_beginning();
         loop {
             let due = self.kills.due();
             tokio::select! {
@@ -145,6 +150,17 @@ impl Watcher {
         }
         self.end().await;
         Ok(())
+    }
+
+    fn tell_of_the_beginning(&self) {
+        let served: Vec<String> = self.server.addresses().iter().map(ToString::to_string).collect();
+        let served = if served.is_empty() {
+            "nothing is served".to_owned()
+        } else {
+            format!("served at {}", served.join(", "))
+        };
+        let history = self.config.history_file();
+        say(format!("watching; the history is {}, {served}", history.display()));
     }
 
     /// Looks at everybody, and does what follows.
@@ -176,7 +192,7 @@ impl Watcher {
         let is_new = !self.subjects.contains_key(&key);
         let watched = self.subjects.entry(key).or_insert_with(|| Watched::new(subject.clone(), tick_s));
         if is_new {
-            super::memory_of_old::restore(watched, &self.config.history_file(), self.started_unix_s);
+            self.memory.restore(watched);
         }
         if is_new || watched.subject != subject {
             self.writer.send(Entry::Subject(subject.clone()));
@@ -329,6 +345,8 @@ impl Watcher {
                         verdicts: changed,
                     });
                 }
+                let unexplained = watched.unexplained.clone();
+                self.writer.send(Entry::Unexplained { subject: key.clone(), at_unix_s: now, unexplained });
                 self.report_came(&key);
             }
             Event::Ended(status) => self.trace_ended(&key, now, &status),
@@ -389,8 +407,7 @@ impl Watcher {
     }
 
     fn restore_alerts(&mut self) {
-        let recent = super::memory_of_old::alerts(&self.config.history_file(), self.started_unix_s);
-        self.rules.restore(&recent);
+        self.rules.restore(self.memory.alerts());
     }
 
     fn publish(&mut self, now: f64) -> Arc<State> {
@@ -403,7 +420,7 @@ impl Watcher {
         let mut own = self.own.state(traces.map(|trace| &trace.truth));
         let health = self.writer.health();
         own.history_lost = health.lost;
-        own.history_error = health.error;
+        own.history_error = health.error.filter(|_| health.failing);
         own.alerts = self.sinks.health();
         own.reading_s = self.survey.took().as_secs_f64();
         own.processes = self.survey.processes();
@@ -413,6 +430,7 @@ impl Watcher {
             started_unix_s: self.started_unix_s,
             interval_s: self.config.interval.0.as_secs_f64(),
             subjects,
+            alerts: self.rules.recent(),
             own,
         });
         self.published.get()
@@ -421,6 +439,7 @@ impl Watcher {
     fn follow_clock(&mut self, by: f64) {
         self.subjects.values_mut().for_each(|watched| watched.shift(by));
         self.started_unix_s += by;
+        self.rules.shift(by);
         let way = if by > 0.0 { "forward" } else { "back" };
         self.decide(
             None,
@@ -450,9 +469,8 @@ impl Watcher {
         // Dropped, the old ones deliver what waits.
         self.sinks = sinks;
         if config.serve != self.config.serve {
-            match Server::start(&config.serve, self.published.clone(), config.history_file()) {
-                Ok(server) => std::mem::replace(&mut self.server, server).stop(),
-                Err(error) => self.decide(None, error.to_string()),
+            if let Err(error) = self.server.restart(&config.serve) {
+                self.decide(None, format!("{error}; the API stays where it was"));
             }
         }
         self.keeper = Arc::new(Keeper::new(config.evidence_directory(), &config.evidence));

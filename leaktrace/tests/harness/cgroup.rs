@@ -25,7 +25,26 @@ impl TestCgroup {
         let root = own.into_iter().find_map(|place| {
             mounts.directory(&cgroup::Place { path: "/".into(), ..place }).filter(|root| is_writable(root))
         });
-        let root = root.ok_or("no hierarchy of cgroups can be written to")?;
+        Self::below(root.ok_or("no hierarchy of cgroups can be written to")?, path)
+    }
+
+    /// Makes one whose processes may use no more than that, bytes; in the hierarchy that accounts for memory.
+    pub fn limited(path: &str, bytes: u64) -> Outcomes<Self> {
+        let own = cgroup::places(std::process::id()).map_err(|e| e.to_string())?;
+        let place = cgroup::memory_place(&own).ok_or("no hierarchy of cgroups accounts for memory")?;
+        let top = cgroup::Place { path: "/".into(), ..place.clone() };
+        let root = Mounts::own().directory(&top).ok_or("that hierarchy is not mounted")?;
+        // Where it is v2's, its controller must be handed down.
+        fs::write(root.join("cgroup.subtree_control"), "+memory").ok();
+        let made = Self::below(root, path)?;
+        let limits = ["memory.max", "memory.limit_in_bytes"].map(|name| made.directory.join(name));
+        let limit =
+            limits.into_iter().find(|limit| limit.exists()).ok_or("memory cannot be limited there")?;
+        fs::write(&limit, bytes.to_string()).map_err(|e| format!("{}: {e}", limit.display()))?;
+        Ok(made)
+    }
+
+    fn below(root: PathBuf, path: &str) -> Outcomes<Self> {
         let directory = root.join(path);
         fs::create_dir_all(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
         Ok(Self { root, directory, path: Path::new("/").join(path) })

@@ -36,6 +36,8 @@ const CAPABILITIES: [&str; 14] = [
 ];
 /// Where the scripts of `targets/python` lie in a container.
 const SCRIPTS: &str = "/srv";
+/// Where packages lie in a container.
+const PACKAGES: &str = "/opt/packages";
 /// Where the host mounts its hierarchies of cgroups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -80,6 +82,8 @@ pub struct ContainerBuilder {
     read_only: bool,
     seccomp: bool,
     nested: bool,
+    annotations: Vec<(String, String)>,
+    memory_limit: Option<u64>,
 }
 
 /// A container that runs.
@@ -155,6 +159,24 @@ impl ContainerBuilder {
         self
     }
 
+    /// Attaches an annotation, as engines do with their labels.
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.annotations.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Limits its memory, bytes.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// It has the packages of the services, as an image of theirs would; its interpreter must be the one they were installed for.
+    pub fn packages(mut self) -> Self {
+        self.packages = true;
+        self
+    }
+
     /// The service runs in a PID namespace of its own inside the container's.
     pub fn nested_pid_namespace(mut self) -> Self {
         self.nested = true;
@@ -163,7 +185,12 @@ impl ContainerBuilder {
 
     /// Starts a script of `targets/python` in it and waits until that is ready.
     pub fn start(self, script: &str) -> Outcomes<Container> {
-        self.run(&["/usr/bin/python3", &format!("{SCRIPTS}/{script}")])
+        self.start_with(script, &[])
+    }
+
+    /// The same with arguments.
+    pub fn start_with(self, script: &str, arguments: &[&str]) -> Outcomes<Container> {
+        self.run(&[&["/usr/bin/python3", &format!("{SCRIPTS}/{script}")], arguments].concat())
     }
 
     /// Starts a program that takes commands in it and waits until that is ready.
@@ -207,12 +234,26 @@ impl ContainerBuilder {
         if self.seccomp {
             config["linux"]["seccomp"] = data("seccomp.json")?;
         }
+        for (key, value) in &self.annotations {
+            config["annotations"][key] = json!(value);
+        }
+        if let Some(bytes) = self.memory_limit {
+            config["linux"]["resources"]["memory"]["limit"] = json!(bytes);
+        }
         config["linux"]["cgroupsPath"] = json!(Path::new("/").join(&self.parent).join(&self.id));
         let scripts = json!({
             "destination": SCRIPTS, "type": "bind", "source": interpreters::scripts(), "options": ["rbind", "ro"],
         });
         let mounts = config["mounts"].as_array_mut().ok_or("config.json has no mounts")?;
         mounts.push(scripts);
+        if self.packages {
+            mounts.push(json!({
+                "destination": PACKAGES, "type": "bind", "source": interpreters::packages()?, "options": ["rbind", "ro"],
+            }));
+            let environment =
+                config["process"]["env"].as_array_mut().ok_or("config.json has no environment")?;
+            environment.push(json!(format!("PYTHONPATH={PACKAGES}")));
+        }
         Ok(config)
     }
 }
@@ -247,13 +288,20 @@ impl Container {
             read_only: false,
             seccomp: false,
             nested: false,
+            packages: false,
+            annotations: Vec::new(),
+            memory_limit: None,
         }
     }
 
     /// Starts another program in it, which takes commands as well.
-    pub fn execute(&self, script: &str) -> Outcomes<Target> {
+    pub fn execute(&self, script: &str, arguments: &[&str]) -> Outcomes<Target> {
         let mut command = self.handle.command();
-        command.arg("exec").arg(&self.id).args(["/usr/bin/python3", &format!("{SCRIPTS}/{script}")]);
+        command
+            .arg("exec")
+            .arg(&self.id)
+            .args(["/usr/bin/python3", &format!("{SCRIPTS}/{script}")])
+            .args(arguments);
         Target::command(command).start()
     }
 

@@ -186,6 +186,14 @@ pub fn root(suite: &str) -> Outcomes<PathBuf> {
     }
 }
 
+/// Where the packages of the services' virtual environment lie.
+pub fn packages() -> Outcomes<PathBuf> {
+    let lib = directory().join("services/lib");
+    let found = fs::read_dir(&lib).ok().and_then(|mut entries| entries.next()?.ok());
+    let found = found.map(|version| version.path().join("site-packages")).filter(|path| path.is_dir());
+    found.ok_or_else(|| format!("no packages in {}: run `cargo xtask setup --for test`", lib.display()))
+}
+
 /// Where the scripts lie.
 pub fn scripts() -> PathBuf {
     program::sources().join("python")

@@ -10,16 +10,19 @@
 pub mod cgroup;
 pub mod chains;
 pub mod container;
+pub mod daemon;
 pub mod expectation;
 pub mod found;
 pub mod interpreter_table;
 pub mod interpreters;
 pub mod kernel_maps;
+pub mod listener;
 pub mod mounts;
 pub mod output;
 pub mod place;
 pub mod probed_code;
 pub mod program;
+pub mod prometheus;
 pub mod rules;
 pub mod screenshot;
 pub mod service;
@@ -28,6 +31,7 @@ pub mod terminal;
 pub mod tracer;
 
 pub use container::Container;
+pub use daemon::Daemon;
 pub use expectation::Expectation;
 pub use found::Found;
 pub use output::{Process, Report};

@@ -36,6 +36,12 @@ impl TracerBuilder {
         self
     }
 
+    /// Sets an environment variable.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.command.env(name, value.into());
+        self
+    }
+
     /// Runs `change` in the child before the tracer begins: identity, limits, namespaces.
     pub fn before(mut self, change: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static) -> Self {
         // SAFETY: the closures of these tests make plain system calls only.
@@ -132,12 +138,21 @@ impl Tracer {
 
     /// Waits for a line on stderr that begins so; its end before that is an error.
     pub fn await_stderr(&mut self, beginning: &str) -> Outcomes<String> {
+        self.await_line(beginning, |line| line.starts_with(beginning))
+    }
+
+    /// Waits for a line on stderr that has all of these in it.
+    pub fn await_said(&mut self, words: &[&str]) -> Outcomes<String> {
+        self.await_line(&words.join(" ... "), |line| words.iter().all(|word| line.contains(word)))
+    }
+
+    fn await_line(&mut self, beginning: &str, wanted: impl Fn(&str) -> bool) -> Outcomes<String> {
         let deadline = Instant::now() + longest_wait();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.stderr_lines.recv_timeout(left) {
                 Ok(line) => {
-                    let found = line.starts_with(beginning);
+                    let found = wanted(&line);
                     self.stderr.push_str(&line);
                     self.stderr.push('\n');
                     if found {

@@ -24,6 +24,8 @@ pub struct SinkConfig {
     pub headers: BTreeMap<String, Secret>,
     /// Headers whose values are the first lines of files, read at each delivery.
     pub header_files: BTreeMap<String, PathBuf>,
+    /// File with the certificates to trust, instead of the host's.
+    pub certificates: Option<PathBuf>,
     /// Program and arguments; it gets the alert as JSON on standard input.
     pub command: Option<Vec<String>>,
     /// The syslog socket.
@@ -86,6 +88,8 @@ pub enum Place {
         body: Body,
         /// Names and values.
         headers: Vec<(String, Value)>,
+        /// What to trust instead of the host's certificates.
+        certificates: Option<PathBuf>,
     },
     /// To a program's standard input.
     Command(Vec<String>),
@@ -143,6 +147,7 @@ impl SinkConfig {
             address,
             body: self.body.unwrap_or_default(),
             headers: self.all_headers(),
+            certificates: self.certificates.clone(),
         };
         let syslog = self.syslog.as_ref().and_then(|socket| socket.path("/dev/log"));
         let journal = self.journal.as_ref().and_then(|socket| socket.path("/run/systemd/journal/socket"));
@@ -178,12 +183,17 @@ impl SinkConfig {
             Place::Syslog(path) | Place::Journal(path) => absolute("the socket", path).into_iter().collect(),
             Place::File(path) => absolute("the file", path).into_iter().collect(),
         };
-        let webhook_only = self.body.is_some() || !self.headers.is_empty() || !self.header_files.is_empty();
-        if webhook_only {
-            mistakes
-                .push(format!("{sink} has a body or headers, which only go with a webhook: take them out"));
+        if self.has_something_of_a_webhook() {
+            mistakes.push(format!(
+                "{sink} has a body, headers or certificates, which only go with a webhook: take them out"
+            ));
         }
         mistakes
+    }
+
+    fn has_something_of_a_webhook(&self) -> bool {
+        let headers = !self.headers.is_empty() || !self.header_files.is_empty();
+        headers || self.body.is_some() || self.certificates.is_some()
     }
 
     fn mistakes_in_webhook(&self, sink: &str, address: &Value, headers: &[(String, Value)]) -> Vec<String> {
@@ -191,6 +201,7 @@ impl SinkConfig {
             Value::Given(address) => wrong_address(&address.0).into_iter().collect(),
             Value::InFile(file) => relative("webhook_file", file).into_iter().collect(),
         };
+        mistakes.extend(self.certificates.as_ref().and_then(|file| relative("certificates", file)));
         mistakes.extend(headers.iter().filter_map(|(name, value)| wrong_header(name, value)));
         if self.headers.len() + self.header_files.len() > MOST_HEADERS {
             mistakes.push(format!("more than {MOST_HEADERS} headers"));

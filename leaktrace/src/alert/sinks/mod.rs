@@ -79,8 +79,8 @@ impl Drop for Sinks {
 
 fn sink_of(place: Place, limit: Duration) -> Box<dyn Deliver> {
     match place {
-        Place::Webhook { address, body, headers } => {
-            Box::new(webhook::Webhook { address, body, headers, limit })
+        Place::Webhook { address, body, headers, certificates } => {
+            Box::new(webhook::Webhook { address, body, headers, certificates, limit })
         }
         Place::Command(words) => Box::new(command::Program { words, limit }),
         Place::Syslog(path) => Box::new(syslog::Syslog { path, limit }),

@@ -6,7 +6,7 @@ use std::{path::PathBuf, process, time::Duration};
 use super::{Deliver, datagram, failure::Failure};
 use crate::{
     alert::{Alert, text},
-    report::wording::time_of_day,
+    report::human::moment,
 };
 
 /// Facility `daemon`.
@@ -40,7 +40,7 @@ fn message(alert: &Alert, pid: u32) -> String {
 
 /// `May  1 12:00:00`, UTC: daemons put their own time in its place.
 fn stamp(unix_s: f64) -> String {
-    let time = time_of_day(unix_s);
+    let time = moment(unix_s);
     let part = |range| time.get(range).unwrap_or_default();
     let month = part(5..7).parse::<usize>().ok().and_then(|month| MONTHS.get(month.checked_sub(1)?));
     let day = part(8..10).trim_start_matches('0');

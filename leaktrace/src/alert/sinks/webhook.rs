@@ -2,11 +2,10 @@
 //! addresses are shown by their host only, since many hold a secret in their path.
 
 use std::{
-    env,
     fs::{self, File},
     io::{self, Read},
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -48,6 +47,7 @@ pub(super) struct Webhook {
     pub address: Value,
     pub body: Body,
     pub headers: Vec<(String, Value)>,
+    pub certificates: Option<PathBuf>,
     pub limit: Duration,
 }
 
@@ -60,41 +60,55 @@ impl Deliver for Webhook {
         let uri: Uri = address.parse().map_err(|_| Failure::later("the webhook's address cannot be read"))?;
         let host =
             uri.authority().map_or("", |authority| authority.as_str().rsplit('@').next().unwrap_or(""));
-        let sent = self.send(&uri, alert);
+        let headers = self.headers.iter().map(|(name, value)| Ok((name.as_str(), text(value)?)));
+        let headers: Vec<(&str, String)> = headers.collect::<Result<_, Failure>>()?;
+        let sent = self.send(&uri, &headers, self.trusted(&uri)?, alert);
         let answer = sent.map_err(|error| unanswered(host, self.limit, &error))?;
-        judge(host, answer)
+        judge(&uri, host, answer)
     }
 }
 
 impl Webhook {
-    fn send(&self, uri: &Uri, alert: &Alert) -> Result<Response<Answer>, ureq::Error> {
-        let mut request = agent(uri, self.limit).post(uri.clone()).content_type("application/json");
-        for (name, value) in &self.headers {
-            let value =
-                text(value).map_err(|failure| ureq::Error::Io(io::Error::other(failure.to_string())))?;
-            request = request.header(name, value);
+    fn send(
+        &self,
+        uri: &Uri,
+        headers: &[(&str, String)],
+        trusted: RootCerts,
+        alert: &Alert,
+    ) -> Result<Response<Answer>, ureq::Error> {
+        let mut request = agent(uri, trusted, self.limit).post(uri.clone()).content_type("application/json");
+        for (name, value) in headers {
+            request = request.header(*name, value);
         }
         request.send(match self.body {
             Body::Json => json::line(alert),
             Body::Chat => chat::body(alert),
         })
     }
+
+    fn trusted(&self, uri: &Uri) -> Result<RootCerts, Failure> {
+        if uri.scheme_str() != Some("https") {
+            return Ok(RootCerts::WebPki);
+        }
+        let Some(file) = &self.certificates else { return Ok(trusted_by_host()) };
+        let pem = read(file, MOST_OF_CERTIFICATES)
+            .map_err(|error| Failure::of_io(&format!("cannot read {}", file.display()), &error))?;
+        Ok(RootCerts::from(certificates(&pem)))
+    }
 }
 
 /// Made for each delivery: certificates that were replaced count, and none of it stays in memory for days.
-fn agent(uri: &Uri, limit: Duration) -> Agent {
+fn agent(uri: &Uri, trusted: RootCerts, limit: Duration) -> Agent {
     let config = Agent::config_builder()
         .timeout_global(Some(limit))
         .max_redirects(0)
         .http_status_as_error(false)
         .max_response_header_size(64 * 1024)
-        .user_agent(concat!("leaktrace/", env!("CARGO_PKG_VERSION")));
+        .user_agent(concat!("leaktrace/", env!("CARGO_PKG_VERSION")))
+        .tls_config(TlsConfig::builder().root_certs(trusted).build());
     // A proxy has another loopback.
     let config = if is_loopback(uri) { config.proxy(None) } else { config };
-    let tls = TlsConfig::builder().root_certs(trusted()).build();
-    Agent::new_with_config(
-        if uri.scheme_str() == Some("https") { config.tls_config(tls) } else { config }.build(),
-    )
+    Agent::new_with_config(config.build())
 }
 
 fn is_loopback(uri: &Uri) -> bool {
@@ -103,10 +117,10 @@ fn is_loopback(uri: &Uri) -> bool {
 }
 
 /// The host's certificates; those that are built in where it has none.
-fn trusted() -> RootCerts {
-    let named = env::var_os("SSL_CERT_FILE").map(Into::into);
+fn trusted_by_host() -> RootCerts {
+    let named = std::env::var_os("SSL_CERT_FILE").map(Into::into);
     let mut files = named.into_iter().chain(TRUSTED.map(Into::into));
-    let read = |file: std::path::PathBuf| read(&file, MOST_OF_CERTIFICATES).ok();
+    let read = |file: PathBuf| read(&file, MOST_OF_CERTIFICATES).ok();
     let certificates =
         files.find_map(|file| Some(certificates(&read(file)?)).filter(|found| !found.is_empty()));
     certificates.map_or(RootCerts::WebPki, RootCerts::from)
@@ -153,13 +167,13 @@ fn unanswered(host: &str, limit: Duration, error: &ureq::Error) -> Failure {
     })
 }
 
-fn judge(host: &str, mut answer: Response<Answer>) -> Result<(), Failure> {
+fn judge(uri: &Uri, host: &str, mut answer: Response<Answer>) -> Result<(), Failure> {
     let status = answer.status();
     if status.is_success() {
         return Ok(());
     }
     let after = answer.headers().get(RETRY_AFTER).and_then(|text| text.to_str().ok()?.trim().parse().ok());
-    let said = said(answer.body_mut());
+    let said = said(uri, answer.body_mut());
     if status.is_redirection() {
         return Err(Failure::never(format!(
             "{host} answers {status}: redirects are not followed, name the address that it redirects to"
@@ -179,14 +193,16 @@ fn is_hopeless(status: StatusCode) -> bool {
     status.is_client_error() && !patient.contains(&status)
 }
 
-/// What the other side says about it, briefly.
-fn said(body: &mut Answer) -> String {
+/// What the other side says about it, briefly; not what it repeats of the address.
+fn said(uri: &Uri, body: &mut Answer) -> String {
     let mut bytes = Vec::new();
     // What came before an error is worth showing as well.
     let _ = body.as_reader().take(MOST_OF_AN_ANSWER).read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes);
     let line = text.lines().map(str::trim).find(|line| !line.is_empty());
-    line.map(|line| format!(": {}", printable(line))).unwrap_or_default()
+    let secret = uri.path().trim_matches('/');
+    let harmless = |line: &str| if secret.is_empty() { line.to_owned() } else { line.replace(secret, "…") };
+    line.map(|line| format!(": {}", printable(&harmless(line)))).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -169,6 +169,7 @@ CREATE TABLE verdicts (
     bytes_per_hour REAL NOT NULL,
     since REAL,
     share_of_growth REAL,
+    survival REAL,
     watched REAL NOT NULL,
     because TEXT NOT NULL
 );

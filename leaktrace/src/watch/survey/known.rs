@@ -108,14 +108,15 @@ impl Identifier<'_> {
         false
     }
 
-    /// Finds out what a process is part of, and where its memory is charged.
-    pub fn identify(&self, pid: u32, known: &mut Known) {
-        let places = cgroup::places(pid).unwrap_or_default();
+    /// Finds out what a process is part of, and where its memory is charged. `None`: it has ended; nothing is changed.
+    pub fn identify(&self, pid: u32, known: &mut Known) -> Option<()> {
+        let places = cgroup::places(pid).ok()?;
         let memory = cgroup::memory_place(&places);
         if known.memory_place.as_deref() != memory {
             known.memory_place = memory.cloned().map(Arc::new);
         }
         known.part = if known.own { None } else { self.part(pid, known, &places) };
+        Some(())
     }
 
     fn part(&self, pid: u32, known: &Known, places: &[Place]) -> Option<Part> {

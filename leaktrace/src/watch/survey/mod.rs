@@ -40,7 +40,7 @@ const MAX_DEPARTED: usize = 1024;
 /// Subjects without a process whose CPU time is remembered: a container that is started again goes on where it was.
 const MAX_PAUSED: usize = 4096;
 /// A process that is younger is identified at every look.
-const YOUNG_S: f64 = 60.0;
+const YOUNG_S: f64 = 10.0;
 /// Others are at one look in so many.
 const IDENTIFY_EVERY: u64 = 16;
 /// Mounts of cgroups are looked up again at one look in so many.
@@ -182,15 +182,26 @@ impl Survey {
             self.identify(pid);
         }
         self.known.get(&pid)?.part.as_ref()?;
-        Some((pid, self.reader.memory(pid)?))
+        let memory = self.reader.memory(pid);
+        if memory.is_none() {
+            self.miss(pid);
+        }
+        Some((pid, memory?))
+    }
+
+    /// Takes a process that ended while it was looked at for one that was not seen.
+    fn miss(&mut self, pid: u32) {
+        if let Some(known) = self.known.get_mut(&pid) {
+            known.seen = 0;
+        }
     }
 
     /// Notes that a process is there; `None`: it has ended, or has no user space.
     fn meet(&mut self, pid: u32, stat: &Stat, renamed: Option<Vec<u8>>) -> Option<()> {
-        let is_zombie = stat.state == RunState::Zombie;
+        let has_ended = stat.state == RunState::Zombie || is_ending(stat);
         if self.known.get(&pid).is_none_or(|known| known.start_ticks != stat.start_ticks) {
-            // Nothing of a zombie is worth knowing that was not known before.
-            if is_zombie {
+            // Nothing of it is worth knowing that was not known before.
+            if has_ended {
                 return None;
             }
             self.enter(pid, stat);
@@ -199,7 +210,7 @@ impl Survey {
         let known = self.known.get_mut(&pid)?;
         known.cpu_ticks = stat.cpu_ticks;
         // It has told for the last time what it has used.
-        if is_zombie {
+        if has_ended {
             return None;
         }
         known.seen = looks;
@@ -238,8 +249,10 @@ impl Survey {
         let identifier = Identifier { scopes: &self.scopes, watcher: self.watcher, boot: &self.boot };
         let is_new = known.memory_place.is_none() && known.part.is_none();
         known.own = known.own || (is_new && identifier.is_own(pid));
-        let (place, part) = (known.memory_place.clone(), known.part.take());
-        identifier.identify(pid, &mut known);
+        let (place, part) = (known.memory_place.clone(), known.part.clone());
+        if identifier.identify(pid, &mut known).is_none() {
+            known.seen = 0;
+        }
         known.identified = self.looks;
         let key = |part: &Option<known::Part>| part.as_ref().map(|part| part.key.clone());
         if key(&part) != key(&known.part) || place != known.memory_place {
@@ -247,8 +260,10 @@ impl Survey {
         }
         if let Some(left) = key(&part).filter(|left| Some(left) != key(&known.part).as_ref()) {
             // What it has used so far stays where it was used.
-            self.keep_cpu(left, known.cpu());
+            self.keep_cpu(left.clone(), known.cpu());
             known.cpu_before = known.cpu_ticks;
+            // One that was just about to end has left its cgroups.
+            self.remember(pid, left);
         }
         self.known.insert(pid, known);
     }
@@ -264,10 +279,14 @@ impl Survey {
         self.is_stale = true;
         let Some(part) = &known.part else { return };
         self.keep_cpu(part.key.clone(), known.cpu());
+        self.remember(pid, part.key.clone());
+    }
+
+    fn remember(&mut self, pid: u32, key: Arc<str>) {
         if self.departed.len() >= MAX_DEPARTED {
             self.departed.pop_front();
         }
-        self.departed.push_back((pid, part.key.clone()));
+        self.departed.push_back((pid, key));
     }
 
     fn keep_cpu(&mut self, key: Arc<str>, ticks: u64) {
@@ -356,6 +375,11 @@ impl Survey {
             }
         }
     }
+}
+
+/// Whether the whole process ends, as far as its first thread tells: that one may end long before the others.
+fn is_ending(stat: &Stat) -> bool {
+    stat.ending && stat.threads <= 1
 }
 
 /// Of this boot: PIDs and start times mean nothing in another one.

@@ -43,6 +43,11 @@ impl Reader {
         while let Some(room) = self.buffer.get_mut(length..).filter(|room| !room.is_empty()) {
             match file.read(room) {
                 Ok(0) => break,
+                // All there is, in one piece: these files are made in whole when they are read.
+                Ok(bytes) if bytes < room.len() => {
+                    length += bytes;
+                    break;
+                }
                 Ok(bytes) => length += bytes,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // It ended between opening and reading.

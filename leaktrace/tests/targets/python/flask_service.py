@@ -1,5 +1,6 @@
 """A Flask service that takes orders, with a leak in its metrics helper and innocent traffic beside it: a cache that is
-bounded, sessions that end. Its argument says how many seconds pass between two leaked objects; 0 leaks with every request."""
+bounded, sessions that end. Its argument says how many seconds pass between two leaked objects; 0 leaks with every request. A second
+one says how many are leaked then: days in minutes."""
 
 import collections
 import functools
@@ -40,7 +41,7 @@ SCHEMA = {
 
 app = Flask(__name__)
 validator = jsonschema.Draft202012Validator(SCHEMA)
-recorder = metrics.Recorder(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0)
+recorder = metrics.Recorder(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0, int(sys.argv[2]) if len(sys.argv) > 2 else 1)
 sessions = collections.OrderedDict()
 lock = threading.Lock()
 

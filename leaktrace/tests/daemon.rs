@@ -1,0 +1,263 @@
+//! Promise: the daemon notices who grows, traces them, judges what it sees and tells people, all without a hand on the keyboard; what it
+//! knows outlives it; and nobody is harmed by it.
+
+mod harness;
+
+use harness::{
+    Container, Daemon, Outcomes, Target, Tracer,
+    daemon::{self, ACCELERATED},
+    interpreters::State,
+    listener::{Listener, Reply, Request},
+    longest_wait,
+    service::{self, Leak, Load},
+};
+use serde_json::Value;
+use std::{
+    collections::BTreeSet,
+    fs,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// Where the alerts of a listener are said to be wanted.
+fn sink(listener: &Listener) -> String {
+    format!(
+        "[[alerts.sink]]\nname = \"listener\"\nwebhook = \"{}\"\n[serve]\nlisten = []\n",
+        listener.url("/alerts")
+    )
+}
+
+/// A scope before everything else, since tables end what belongs to no table.
+fn config(scopes: &str, more: &str) -> String {
+    format!("{ACCELERATED}\n{scopes}\n{more}")
+}
+
+fn scope(name: &str, pattern: &str) -> String {
+    format!("[[scope]]\nname = \"{name}\"\n{pattern}\n")
+}
+
+/// The alerts that came, decoded.
+fn alerts(requests: &[Request]) -> Vec<Value> {
+    requests.iter().filter_map(|request| serde_json::from_str(&request.body).ok()).collect()
+}
+
+/// Whether a subject was told of as leaking in that line first of all.
+fn tells_of(alert: &Value, subject: &str, line: &str) -> bool {
+    let is_subject =
+        alert["subject"]["container"]["id"] == subject || alert["subject"]["pid"].to_string() == subject;
+    let first = alert["suspects"][0]["line"].as_str().unwrap_or_default();
+    alert["kind"] == "suspect" && is_subject && (first.starts_with(&format!("{line} ")) || first == line)
+}
+
+/// Waits until each of these subjects was told of with its line.
+fn await_told(listener: &Listener, wanted: &[(String, Vec<String>)]) -> Outcomes<()> {
+    let deadline = Instant::now() + longest_wait();
+    loop {
+        let alerts = alerts(&listener.requests());
+        let told = |(subject, lines): &(String, Vec<String>)| {
+            alerts.iter().any(|alert| lines.iter().any(|line| tells_of(alert, subject, line)))
+        };
+        let missing: Vec<_> = wanted.iter().filter(|wanted| !told(wanted)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let sentences: Vec<&Value> = alerts.iter().map(|alert| &alert["sentence"]).collect();
+            return Err(format!("nobody was told of {missing:?}: {sentences:#?}"));
+        }
+        sleep(Duration::from_millis(200));
+    }
+}
+
+fn leak(service: &mut Target) -> Outcomes<Leak> {
+    service.ask_json("leaked")
+}
+
+/// Three services as they run in production, each in a container; only a pattern of the containers' names is configured.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_services_that_leak_are_noticed_traced_judged_and_told_of() -> Outcomes<()> {
+    let mut pool = Container::on("bookworm").named("shop-pool").start("worker_pool.py")?;
+    let mut flask = Container::on("bookworm")
+        .named("shop-web")
+        .packages()
+        .start_with("flask_service.py", &["0", "100"])?;
+    let port: u16 = flask.service.ask_json("port")?;
+    let mut load = flask.execute("load.py", &[&port.to_string(), "1", "0.02"])?;
+    let mut django = Container::on("bookworm")
+        .named("shop-export")
+        .packages()
+        .start_with("django_command.py", &["12000", "0.01"])?;
+    assert!(django.service.ask_json::<bool>("go")?);
+
+    let listener = Listener::start(&[Reply::status(200)])?;
+    let directory = daemon::directory()?;
+    let text = config(&scope("shop", "container = [\"shop-*\"]"), &sink(&listener));
+    let daemon = Daemon::start(directory.path(), &text)?;
+
+    let line = |service: &mut Target, file: &str, name: &str| -> Outcomes<String> {
+        Ok(format!("{file}:{}", leak(service)?.line(name)?))
+    };
+    let pool_line = line(&mut pool.service, "worker_pool.py", "client")?;
+    let floats = line(&mut flask.service, "metrics.py", "floats")?;
+    let storage = line(&mut flask.service, "metrics.py", "storage")?;
+    let filled = line(&mut django.service, "storage.py", "filled")?;
+    let short = |line: &String| vec![line.clone(), format!("archive/{line}")];
+    await_told(
+        &listener,
+        &[
+            (pool.id.clone(), vec![pool_line.clone()]),
+            (flask.id.clone(), vec![floats.clone(), storage]),
+            (django.id.clone(), short(&filled)),
+        ],
+    )?;
+    alerts(&listener.requests()).iter().for_each(|alert| println!("{}", alert["sentence"]));
+
+    // The history can be read while the daemon runs.
+    let report = daemon.report(&["--subject", &pool.id, "--since", "1h"])?;
+    println!("{}", report.stdout);
+    assert!(report.stdout.contains(&pool_line), "{}{}", report.stdout, report.stderr);
+    let outcome = daemon.end()?;
+    assert_eq!(outcome.code(), 0, "{}", outcome.stderr);
+    println!("{}", outcome.stderr);
+    // Nobody was harmed.
+    let count: service::Count = load.ask_json("count")?;
+    assert_eq!(count.failed, 0, "{:?}", count.failure);
+    assert!(leak(&mut pool.service)?.leaked > 0 && leak(&mut django.service)?.leaked > 0);
+    Ok(())
+}
+
+/// What a killed daemon had seen is known by the next, its trace ends in an orderly way, and the target does not notice.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_a_killed_daemon_harms_nobody_and_the_next_goes_on() -> Outcomes<()> {
+    let mut target = service::start("flask_service.py", &["0", "200"])?;
+    let before: State = target.ask_json("state")?;
+    let mut load = Load::start(&mut target, Duration::from_millis(10))?;
+    let directory = daemon::directory()?;
+    let text = config(&scope("web", &format!("pid = [{}]", target.pid())), "[serve]\nlisten = []\n");
+    let mut daemon = Daemon::start(directory.path(), &text)?;
+    daemon.process.await_said(&["traced exactly"])?;
+    load.await_more(50)?;
+    daemon.process.signal(libc::SIGKILL);
+    drop(daemon);
+    // The processes that traced for it end by themselves, and put everything back.
+    let deadline = Instant::now() + longest_wait();
+    while let Err(difference) = before.check_unchanged(&target.ask_json("state")?) {
+        assert!(Instant::now() < deadline, "{difference}");
+        sleep(Duration::from_millis(200));
+    }
+    let daemon = Daemon::start(directory.path(), &text)?;
+    let report = daemon.report(&["--since", "1h", "--format", "json"])?;
+    assert_eq!(report.code(), 0, "{}", report.stderr);
+    assert!(report.stdout.contains("traced exactly"), "what was decided before the kill: {}", report.stdout);
+    assert_eq!(daemon.end()?.code(), 0);
+    load.check().map(drop)
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_two_daemons_do_not_share_a_history() -> Outcomes<()> {
+    let directory = daemon::directory()?;
+    let text = config(&scope("me", "pid = [1]"), "[serve]\nlisten = []\n");
+    let daemon = Daemon::start(directory.path(), &text)?;
+    let second = Tracer::bare().args(&["daemon", "--config"]).arg(daemon.config()).run()?;
+    assert_eq!(second.code(), 1, "{}", second.stderr);
+    let pid = daemon.process.pid().to_string();
+    assert!(second.stderr.contains(&pid), "it names the other: {}", second.stderr);
+    assert_eq!(daemon.end()?.code(), 0);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_a_configuration_is_read_anew_whole_or_not_at_all() -> Outcomes<()> {
+    let (first, second) = (Target::start("exact")?, Target::start("exact")?);
+    let directory = daemon::directory()?;
+    let text = |pid: u32| config(&scope("one", &format!("pid = [{pid}]")), "[serve]\nlisten = []\n");
+    let mut daemon = Daemon::start(directory.path(), &text(first.pid()))?;
+    daemon.configure("intervall = \"10s\"\n")?;
+    daemon.process.signal(libc::SIGHUP);
+    let said = daemon.process.await_said(&["stays as it was"])?;
+    assert!(said.contains("\"interval\""), "{said}");
+    daemon.configure(&text(second.pid()))?;
+    daemon.process.signal(libc::SIGHUP);
+    daemon.process.await_said(&["was read anew"])?;
+    let deadline = Instant::now() + longest_wait();
+    let known = loop {
+        let known = subjects(&daemon)?;
+        if known.contains(&second.pid()) {
+            break known;
+        }
+        assert!(Instant::now() < deadline, "{known:?}");
+        sleep(Duration::from_millis(200));
+    };
+    assert!(known.contains(&first.pid()), "what was seen before is not forgotten");
+    assert_eq!(daemon.end()?.code(), 0);
+    Ok(())
+}
+
+/// PIDs of everybody that the history knows.
+fn subjects(daemon: &Daemon) -> Outcomes<BTreeSet<u32>> {
+    let history = leaktrace::store::History::open(&daemon.history()).map_err(|e| e.to_string())?;
+    let subjects = history.subjects().map_err(|e| e.to_string())?;
+    Ok(subjects.into_iter().map(|subject| subject.pid).collect())
+}
+
+#[test]
+fn the_example_configuration_is_right_and_shows_every_default() {
+    let text =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/leaktrace.toml")).expect("there");
+    let shown = leaktrace::watch::Config::parse(&text).expect("right as it is");
+    // What is commented out is the default: read without the comment signs, it must say the same.
+    let is_key = |line: &str| {
+        line.trim_start_matches('#').split_once(" = ").is_some_and(|(key, _)| {
+            !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        })
+    };
+    let mut tables = String::new();
+    let mut skipped = false;
+    for line in text.lines() {
+        let bare = line.trim_start_matches('#').trim_start();
+        if bare.starts_with('[') {
+            // Examples of lists are no defaults.
+            skipped = bare.starts_with("[[") && line.starts_with('#');
+        }
+        if !skipped
+            && (is_key(line) || line.starts_with('['))
+            && !bare.starts_with("host =")
+            && !bare.starts_with("label =")
+            && !bare.starts_with("exclude =")
+            && !bare.starts_with("min_age =")
+        {
+            tables.push_str(line.trim_start_matches('#'));
+            tables.push('\n');
+        }
+    }
+    assert_eq!(leaktrace::watch::Config::parse(&tables).expect("right without comments"), shown, "{tables}");
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_before_anything_is_done() -> Outcomes<()> {
+    let directory = daemon::directory()?;
+    let file = directory.path().join("leaktrace.toml");
+    for (text, told) in [
+        ("", "[[scope]]"),
+        ("interval = 10\n", "10s"),
+        ("[tracing]\nmax_slowdwn = 2\n", "max_slowdown"),
+        ("[[scope]]\nname = \"x\"\nall = \"yes\"\n", "line 3"),
+        ("[[alerts.sink]]\nname = \"x\"\n", "goes nowhere"),
+        ("[serve]\nlisten = \"0.0.0.0:80\"\n[[scope]]\nname = \"x\"\nall = true\n", "0.0.0.0"),
+        ("not toml", "line 1"),
+    ] {
+        fs::write(&file, text).map_err(|e| e.to_string())?;
+        let outcome = Tracer::bare().args(&["daemon", "--check", "--config"]).arg(&file).run()?;
+        assert_eq!(outcome.code(), 2, "{text}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(told), "{text}: {}", outcome.stderr);
+    }
+    let good = format!("{ACCELERATED}{}", scope("all", "all = true"));
+    fs::write(&file, good).map_err(|e| e.to_string())?;
+    let outcome = Tracer::bare().args(&["daemon", "--check", "--config"]).arg(&file).run()?;
+    assert_eq!(outcome.code(), 0, "{}", outcome.stderr);
+    Ok(())
+}
