@@ -305,7 +305,9 @@ fn a_search_shows_only_what_has_it_and_escape_shows_all() {
         all.contains("list.h:40") && !found.contains("list.h:40") && found.contains("[thread stack]"),
         "{found}"
     );
-    press(&mut app, "/nowhere\n");
+    press(&mut app, "/");
+    app.key(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL));
+    press(&mut app, "nowhere\n");
     assert!(screen(&mut app, 100, 30).contains("No stack with survivors has \"nowhere\""));
     press(&mut app, "\u{1b}");
     assert!(screen(&mut app, 100, 30).contains("list.h:40"));
