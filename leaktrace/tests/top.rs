@@ -63,7 +63,9 @@ fn root_the_leaking_line_is_shown_with_its_stack_and_written_as_a_flamegraph() -
     let culprit = format!("metrics.py:{}", leak.line("floats")?);
     let mut terminal = watch(service.pid())?;
     terminal.await_screen(&culprit, |screen| screen.contains(&culprit))?;
-    terminal.await_screen("growth", |screen| screen.contains("growing "))?;
+    // Its change and its growth.
+    let grows = |line: &str| line.contains(&culprit) && line.matches('+').count() >= 2;
+    terminal.await_screen("growth", |screen| screen.lines().any(grows))?;
     terminal.press("/metrics.py\r")?;
     terminal.await_text("with \"metrics.py\"")?;
     terminal.press("\r")?;
