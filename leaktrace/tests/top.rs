@@ -23,18 +23,17 @@ fn top(arguments: &[&str]) -> Command {
 }
 
 /// Runs it on a process, and waits for a picture.
-fn watch(pid: u32) -> Outcomes<(Terminal, Vec<u32>)> {
+fn watch(pid: u32) -> Outcomes<Terminal> {
     let terminal = Terminal::start(top(&["-p", &pid.to_string()]), ROWS, COLUMNS)?;
-    let modes = terminal.modes()?;
     terminal.await_text("suspects by bytes")?;
-    assert_ne!(terminal.modes()?, modes, "keys come one by one");
+    assert_ne!(terminal.modes()?, terminal.modes_before, "keys come one by one");
     assert!(terminal.screen().alternate_screen(), "the user's screen is kept");
-    Ok((terminal, modes))
+    Ok(terminal)
 }
 
 /// The terminal is as it was.
-fn check_restored(terminal: &Terminal, modes: &[u32]) -> Outcomes<()> {
-    assert_eq!(terminal.modes()?, modes);
+fn check_restored(terminal: &Terminal) -> Outcomes<()> {
+    assert_eq!(terminal.modes()?, terminal.modes_before);
     let screen = terminal.screen();
     assert!(
         !screen.alternate_screen() && !screen.hide_cursor() && !screen.bracketed_paste(),
@@ -62,8 +61,11 @@ fn root_the_leaking_line_is_shown_with_its_stack_and_written_as_a_flamegraph() -
     let load = Load::start(&mut service, PAUSE)?;
     let leak: Leak = service.ask_json("leaked")?;
     let culprit = format!("metrics.py:{}", leak.line("floats")?);
-    let (mut terminal, modes) = watch(service.pid())?;
+    let mut terminal = watch(service.pid())?;
     terminal.await_screen(&culprit, |screen| screen.contains(&culprit))?;
+    // Its change and its growth.
+    let grows = |line: &str| line.contains(&culprit) && line.matches('+').count() >= 2;
+    terminal.await_screen("growth", |screen| screen.lines().any(grows))?;
     terminal.press("/metrics.py\r")?;
     terminal.await_text("with \"metrics.py\"")?;
     terminal.press("\r")?;
@@ -83,7 +85,7 @@ fn root_the_leaking_line_is_shown_with_its_stack_and_written_as_a_flamegraph() -
     fs::copy(&file, album().join("top-flamegraph.svg")).map_err(|e| e.to_string())?;
     terminal.press("q")?;
     assert_eq!(terminal.await_end()?, 0);
-    check_restored(&terminal, &modes)?;
+    check_restored(&terminal)?;
     load.finish()?;
     Ok(())
 }
@@ -93,7 +95,7 @@ fn root_the_leaking_line_is_shown_with_its_stack_and_written_as_a_flamegraph() -
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_the_last_picture_stays_when_the_target_is_gone() -> Outcomes<()> {
     let mut target = Target::start("exact")?;
-    let (mut terminal, modes) = watch(target.pid())?;
+    let mut terminal = watch(target.pid())?;
     terminal.resize(16, 70)?;
     terminal.await_screen("a picture of 16 lines", |screen| {
         screen.lines().count() == 16 && screen.lines().last().is_some_and(|keys| keys.contains("q quit"))
@@ -103,7 +105,7 @@ fn root_the_last_picture_stays_when_the_target_is_gone() -> Outcomes<()> {
     terminal.await_text("tracing has ended: ")?;
     terminal.press("q")?;
     assert_eq!(terminal.await_end()?, 0);
-    check_restored(&terminal, &modes)
+    check_restored(&terminal)
 }
 
 #[test]
@@ -111,13 +113,13 @@ fn root_the_last_picture_stays_when_the_target_is_gone() -> Outcomes<()> {
 fn root_signals_and_ctrl_c_end_it_and_give_the_terminal_back() -> Outcomes<()> {
     let target = Target::start("exact")?;
     for signal in [Some(libc::SIGTERM), Some(libc::SIGHUP), None] {
-        let (mut terminal, modes) = watch(target.pid())?;
+        let mut terminal = watch(target.pid())?;
         match signal {
             Some(signal) => terminal.signal(signal),
             None => terminal.press("\u{3}")?,
         }
         assert_eq!(terminal.await_end()?, 0, "{signal:?}");
-        check_restored(&terminal, &modes)?;
+        check_restored(&terminal)?;
     }
     Ok(())
 }
@@ -142,11 +144,10 @@ fn root_without_colours_there_are_none() -> Outcomes<()> {
 #[ignore = "needs root and BPF: cargo xtask test"]
 fn root_a_target_that_is_not_there_is_told_on_the_users_own_screen() -> Outcomes<()> {
     let mut terminal = Terminal::start(top(&["-p", "4194304"]), ROWS, COLUMNS)?;
-    let modes = terminal.modes()?;
     assert_eq!(terminal.await_end()?, 4);
     terminal.await_text("leaktrace: ")?;
     assert!(terminal.text().contains("4194304"), "{}", terminal.text());
-    check_restored(&terminal, &modes)
+    check_restored(&terminal)
 }
 
 /// What a command prints must not reach the screen, nor the reports.

@@ -219,8 +219,15 @@ fn leaf(line: u32, bytes: u64) -> SiteReport {
 fn lines(bytes: &[u64]) -> Report {
     let sites: Vec<SiteReport> = bytes.iter().zip(1..).map(|(bytes, line)| leaf(line, *bytes)).collect();
     let survivors = sites.iter().fold(Amount::default(), |sum, site| sum.plus(site.survivors));
-    let process =
-        ProcessReport { pid: 7, serial: 1, name: "web".into(), survivors, sites, ..ProcessReport::default() };
+    let process = ProcessReport {
+        pid: 7,
+        serial: 1,
+        name: "web".into(),
+        application_root: Some("/srv".into()),
+        survivors,
+        sites,
+        ..ProcessReport::default()
+    };
     Report { processes: vec![process], elapsed_s: 60.0, min_age_s: 10.0, ..Report::default() }
 }
 
@@ -295,13 +302,15 @@ fn a_search_shows_only_what_has_it_and_escape_shows_all() {
     press(&mut app, "/THREAD STACK\n");
     let found = screen(&mut app, 100, 30);
     assert!(
-        all.contains("log.c:128") && !found.contains("log.c:128") && found.contains("[thread stack]"),
+        all.contains("list.h:40") && !found.contains("list.h:40") && found.contains("[thread stack]"),
         "{found}"
     );
-    press(&mut app, "/nowhere\n");
+    press(&mut app, "/");
+    app.key(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL));
+    press(&mut app, "nowhere\n");
     assert!(screen(&mut app, 100, 30).contains("No stack with survivors has \"nowhere\""));
     press(&mut app, "\u{1b}");
-    assert!(screen(&mut app, 100, 30).contains("log.c:128"));
+    assert!(screen(&mut app, 100, 30).contains("list.h:40"));
 }
 
 #[test]

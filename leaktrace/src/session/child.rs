@@ -4,6 +4,7 @@ use std::{
     env, io,
     path::PathBuf,
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,6 +14,7 @@ use tokio::{
     process::{Child, Command},
     sync::mpsc::{Receiver, Sender, channel},
     task::JoinHandle,
+    time::timeout,
 };
 
 use super::{SessionPlan, wire};
@@ -22,6 +24,9 @@ use crate::report::model::Report;
 const WAITING: usize = 16;
 /// Longest line of its stderr that is kept, bytes.
 const MAX_LINE: usize = 4096;
+
+/// How long what a session has left in its pipes is read after its end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Why a session could not be started.
 #[derive(Debug, Error)]
@@ -132,17 +137,45 @@ async fn read(child: &mut Child, sender: Sender<Event>) {
         Some(())
     };
     let sentences = async {
-        let mut lines = BufReader::new(stderr?).split(b'\n');
-        while let Ok(Some(mut line)) = lines.next_segment().await {
-            line.truncate(MAX_LINE);
+        let mut stderr = BufReader::new(stderr?);
+        while let Some(line) = next_line(&mut stderr).await {
             let line = String::from_utf8_lossy(&line).into_owned();
             let _ = sender.send(Event::Said(line)).await;
         }
         Some(())
     };
-    tokio::join!(reports, sentences);
-    let ended = child.wait().await;
+    let pipes = async { tokio::join!(reports, sentences) };
+    tokio::pin!(pipes);
+    let ended = tokio::select! {
+        _ = &mut pipes => child.wait().await,
+        ended = child.wait() => {
+            // A command that it had started may go on, and hold the pipes for as long.
+            let _ = timeout(LAST_WORDS, pipes).await;
+            ended
+        }
+    };
     let _ = sender.send(Event::Ended(ended)).await;
+}
+
+/// The next line without its end; what is too long is left out. A command that is traced may write whatever it likes.
+async fn next_line(pipe: &mut (impl AsyncBufReadExt + Unpin)) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut begun = false;
+    loop {
+        let waiting = pipe.fill_buf().await.ok()?;
+        if waiting.is_empty() {
+            return begun.then_some(line);
+        }
+        begun = true;
+        let end = waiting.iter().position(|byte| *byte == b'\n');
+        let part = waiting.get(..end.unwrap_or(waiting.len())).unwrap_or(waiting);
+        line.extend(part.iter().take(MAX_LINE.saturating_sub(line.len())));
+        let used = part.len() + usize::from(end.is_some());
+        pipe.consume(used);
+        if end.is_some() {
+            return Some(line);
+        }
+    }
 }
 
 async fn next_report(stdout: &mut (impl AsyncReadExt + Unpin)) -> Option<Report> {
@@ -150,4 +183,20 @@ async fn next_report(stdout: &mut (impl AsyncReadExt + Unpin)) -> Option<Report>
     let mut bytes = vec![0; length as usize];
     stdout.read_exact(&mut bytes).await.ok()?;
     wire::read(&bytes).map_err(|error| tracing::error!("a report could not be read: {error}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_are_read_to_their_end_and_kept_up_to_a_length() {
+        let endless = [b"one\n\n".as_slice(), &[b'x'; 3 * MAX_LINE], b"\nlast"].concat();
+        let mut pipe = BufReader::with_capacity(16, endless.as_slice());
+        let mut lengths = Vec::new();
+        while let Some(line) = next_line(&mut pipe).await {
+            lengths.push(line.len());
+        }
+        assert_eq!(lengths, [3, 0, MAX_LINE, 4]);
+    }
 }

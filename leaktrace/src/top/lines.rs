@@ -4,7 +4,7 @@ use super::row::Row;
 use crate::report::{
     group::Group,
     heading,
-    human::{plural, printable, signed_bytes, signed_count},
+    human::{bytes, plural, printable},
     merge::Unit,
     model::FrameKind,
     wording::{Naming, amount, growth, recycled, spell},
@@ -37,16 +37,12 @@ impl StackLine {
 }
 
 fn notes(group: &Group<'_>, shown: &Unit<'_>) -> Vec<String> {
+    let average =
+        group.survivors.average_bytes().map_or(String::new(), |average| format!("{} each; ", bytes(average)));
     let mut notes = vec![
+        format!("{average}{}", growth(group.growth)),
         format!(
-            "{} survive ({}, {} blocks since the last report), {}",
-            amount(group.survivors),
-            signed_bytes(group.survivors_change.bytes),
-            signed_count(group.survivors_change.blocks),
-            growth(group.growth)
-        ),
-        format!(
-            "{} live of {} allocated, {}",
+            "live {}; allocated {}; {}",
             amount(group.live),
             amount(group.allocated),
             printable(&group.largest.domain)

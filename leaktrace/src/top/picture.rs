@@ -122,7 +122,11 @@ fn paths<'a>(
 fn scope(shown: &Unit<'_>, chosen: bool) -> Scope {
     let processes = chosen.then(|| shown.processes.iter().map(|process| process_id(process)).collect());
     Scope {
-        title: if shown.processes.is_empty() { String::new() } else { heading::title(shown) },
+        title: match shown.processes.len() {
+            0 => String::new(),
+            1 => heading::title(shown),
+            _ => heading::who(shown),
+        },
         survivors: shown.survivors(),
         change: shown.survivors_change(),
         growth: shown.growth(),

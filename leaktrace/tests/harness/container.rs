@@ -84,6 +84,7 @@ pub struct ContainerBuilder {
     nested: bool,
     annotations: Vec<(String, String)>,
     memory_limit: Option<u64>,
+    packages: bool,
 }
 
 /// A container that runs.

@@ -22,6 +22,8 @@ pub struct Terminal {
     /// Our own way to the program's side: it stays there when the program has ended.
     line: OwnedFd,
     seen: Arc<Mutex<Seen>>,
+    /// How the terminal was set before the program ran.
+    pub modes_before: Vec<u32>,
 }
 
 /// What has arrived from the program.
@@ -34,6 +36,7 @@ impl Terminal {
     /// Starts a program on a terminal of that size.
     pub fn start(mut command: Command, rows: u16, columns: u16) -> Outcomes<Self> {
         let (ours, theirs) = open(rows, columns)?;
+        let modes_before = modes(&theirs)?;
         let end = || theirs.try_clone().map(Stdio::from).map_err(|e| format!("dup: {e}"));
         command.stdin(end()?).stdout(end()?).stderr(end()?).env("TERM", "xterm-256color");
         // SAFETY: two system calls between fork and exec; descriptor 0 is the terminal by then.
@@ -56,7 +59,7 @@ impl Terminal {
                 seen.bytes.extend_from_slice(&buffer[..read]);
             }
         });
-        Ok(Self { child, keys, line: theirs, seen })
+        Ok(Self { child, keys, line: theirs, seen, modes_before })
     }
 
     /// The program's PID.
@@ -133,13 +136,7 @@ impl Terminal {
 
     /// How the terminal is set: echo, signals, lines.
     pub fn modes(&self) -> Outcomes<Vec<u32>> {
-        // SAFETY: an all-zero structure is a valid one, which the call fills.
-        let mut modes: libc::termios = unsafe { std::mem::zeroed() };
-        // SAFETY: as above.
-        if unsafe { libc::tcgetattr(self.line.as_raw_fd(), &mut modes) } != 0 {
-            return Err(format!("tcgetattr: {}", std::io::Error::last_os_error()));
-        }
-        Ok(vec![modes.c_iflag, modes.c_oflag, modes.c_cflag, modes.c_lflag])
+        modes(&self.line)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -157,6 +154,16 @@ impl Drop for Terminal {
 /// A screen has at least one line and one column.
 fn lines(number: u16) -> NonZero<u16> {
     NonZero::new(number).unwrap_or(NonZero::<u16>::MIN)
+}
+
+fn modes(line: &OwnedFd) -> Outcomes<Vec<u32>> {
+    // SAFETY: an all-zero structure is a valid one, which the call fills.
+    let mut modes: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    if unsafe { libc::tcgetattr(line.as_raw_fd(), &mut modes) } != 0 {
+        return Err(format!("tcgetattr: {}", std::io::Error::last_os_error()));
+    }
+    Ok(vec![modes.c_iflag, modes.c_oflag, modes.c_cflag, modes.c_lflag])
 }
 
 fn size(rows: u16, columns: u16) -> libc::winsize {

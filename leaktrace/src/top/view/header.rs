@@ -56,9 +56,12 @@ fn title(app: &App, width: u16) -> Line<'static> {
         Detail::Exact => "exact",
         Detail::Light => "light",
     };
-    let since = app.picture.as_ref().map_or("attaching".to_owned(), |picture| duration(picture.elapsed_s));
+    let since = app
+        .picture
+        .as_ref()
+        .map_or(String::new(), |picture| format!(", traced for {}", duration(picture.elapsed_s)));
     let every = duration(about.interval.as_secs_f64());
-    let right = vec![Span::raw(format!("  {detail}, every {every}, traced for {since} "))];
+    let right = vec![Span::raw(format!("  {detail}, every {every}{since} "))];
     ends(left, right, width)
 }
 

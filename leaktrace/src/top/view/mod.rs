@@ -90,6 +90,12 @@ fn put(buffer: &mut Buffer, area: Rect, line: &Line<'_>, style: Style) {
     buffer.set_line(area.x, area.y, &line.clone().patch_style(style), area.width);
 }
 
+/// The line that keys act on: reversed as one, whatever colours its parts have otherwise.
+fn put_under_the_cursor(buffer: &mut Buffer, area: Rect, line: Line<'_>, theme: Theme) {
+    let plain = line.spans.into_iter().map(|span| Span::raw(span.content));
+    put(buffer, area, &Line::from_iter(plain), theme.cursor());
+}
+
 /// Two texts at the ends of a line; of the right one nothing is shown if both do not fit.
 fn ends<'a>(left: Vec<Span<'a>>, right: Vec<Span<'a>>, width: u16) -> Line<'a> {
     let (left, right) = (Line::from(left), Line::from(right));

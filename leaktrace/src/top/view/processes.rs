@@ -10,7 +10,7 @@ use ratatui::{
 use super::{
     Rows,
     columns::{Columns, Figures},
-    put, rule,
+    put, put_under_the_cursor, rule,
 };
 use crate::{
     report::{
@@ -38,12 +38,12 @@ pub(super) fn draw(app: &mut App, theme: Theme, buffer: &mut Buffer, area: Rect)
                 entry(unit, chosen, &trend, columns, theme)
             }
         };
-        let style = match (chosen, app.focus) {
-            (true, Focus::Processes) => theme.cursor(),
-            (true, Focus::Suspects) => theme.heading(),
-            _ => Style::new(),
-        };
-        put(buffer, rest.take(1), &line, style);
+        let area = rest.take(1);
+        match (chosen, app.focus) {
+            (true, Focus::Processes) => put_under_the_cursor(buffer, area, line, theme),
+            (true, Focus::Suspects) => put(buffer, area, &line, theme.heading()),
+            _ => put(buffer, area, &line, Style::new()),
+        }
     }
 }
 

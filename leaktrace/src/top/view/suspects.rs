@@ -11,7 +11,7 @@ use ratatui::{
 use super::{
     Rows,
     columns::{Columns, Figures, short_count},
-    grouping, order, put, rule,
+    grouping, order, put, put_under_the_cursor, rule,
 };
 use crate::{
     report::human::{count, cut_middle, printable},
@@ -46,8 +46,11 @@ pub(super) fn draw(app: &mut App, theme: Theme, buffer: &mut Buffer, area: Rect,
     for (at, place) in app.places.iter().enumerate().skip(top).take(height) {
         let chosen = at == app.suspects.cursor && app.focus == Focus::Suspects;
         let line = line(app, picture, *place, columns, theme, area.width);
-        let style = if chosen { theme.cursor() } else { Style::new() };
-        put(buffer, rest.take(1), &line.unwrap_or_default(), style);
+        let (line, area) = (line.unwrap_or_default(), rest.take(1));
+        match chosen {
+            true => put_under_the_cursor(buffer, area, line, theme),
+            false => put(buffer, area, &line, Style::new()),
+        }
     }
 }
 
