@@ -63,7 +63,7 @@ impl OomVictims {
     }
 
     /// The next victim, if one is there.
-    pub fn next(&mut self) -> Option<Victim> {
+    pub fn next_victim(&mut self) -> Option<Victim> {
         loop {
             if let Some(victim) = decode(&self.ring.next()?) {
                 return Some(victim);

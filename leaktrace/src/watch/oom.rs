@@ -78,7 +78,7 @@ impl OomWatch {
     /// Waits for the next kill. Nothing is lost if it is not waited for to the end.
     pub async fn next(&mut self) -> OomKill {
         loop {
-            if let Some(victim) = self.victims.next() {
+            if let Some(victim) = self.victims.next_victim() {
                 return OomKill::of(&victim);
             }
             match self.ready.readable().await {
@@ -87,7 +87,7 @@ impl OomWatch {
                 Err(_) => std::future::pending().await,
             }
             // What came between the last look and the clearing would not be announced again.
-            if let Some(victim) = self.victims.next() {
+            if let Some(victim) = self.victims.next_victim() {
                 return OomKill::of(&victim);
             }
         }

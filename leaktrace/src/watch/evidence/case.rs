@@ -50,7 +50,7 @@ impl Case<'_> {
         // Beyond the year 9999 it cannot be written.
         let at = UNIX_EPOCH + at.min(Duration::from_secs(253_402_300_799));
         let stamp = humantime::format_rfc3339_seconds(at).to_string().replace(':', "-");
-        let parts = [&self.state.subject.name, self.reason].map(|text| plain(text));
+        let parts = [self.state.subject.name.as_str(), self.reason].map(plain);
         let parts: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
         format!("{stamp}-{}", parts.join("-"))
     }

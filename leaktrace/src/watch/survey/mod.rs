@@ -120,7 +120,7 @@ impl Survey {
     pub fn look(&mut self, now: f64) -> Vec<(Subject, MemoryReading)> {
         let began = Instant::now();
         self.looks += 1;
-        if self.looks % MOUNTS_EVERY == 0 {
+        if self.looks.is_multiple_of(MOUNTS_EVERY) {
             self.mounts = Mounts::own();
         }
         self.scopes.find_namespaces();
