@@ -177,11 +177,13 @@ class Fragmentation(Behaviour):
 
 
 class ConnectionPool(Behaviour):
-    """Opens connections as they are needed, up to so many, and replaces the oldest now and then."""
+    """Opens connections as they are needed, up to so many, and replaces the oldest now and then. To a tracer that came late,
+    growth has ended when each has been replaced."""
 
     def __init__(self, scale):
         super().__init__(scale)
         self.connections = collections.deque()
+        self.replaced = 0
 
     def connect(self):
         self.connections.append(bytes(BLOCK))  # mark: ConnectionPool
@@ -189,8 +191,9 @@ class ConnectionPool(Behaviour):
     def request(self, number):
         if len(self.connections) < self.entries // 2:
             self.connect()
-        else:
+        elif number % 2 == 0:
+            self.connections.popleft()
+            self.connect()
+            self.replaced += 1
+        if self.replaced > self.entries // 2:
             self.growth_has_ended()
-            if number % 5 == 0:
-                self.connections.popleft()
-                self.connect()
