@@ -78,7 +78,8 @@ fn root_two_victims_in_a_row_are_named_with_what_they_had() -> Outcomes<()> {
             let kill = kill_of(&mut watch, target.pid()).await?;
             assert!(kill.at_unix_s >= before - 1.0 && kill.at_unix_s <= now() + 1.0, "{kill:?}");
             assert_eq!(kill.name, "hungry");
-            assert_eq!(kill.cgroup.as_ref(), Some(&path), "nobody has waited for it yet: it can be asked");
+            // It may have left its cgroup before it was asked.
+            assert!(kill.cgroup.as_ref().is_none_or(|cgroup| *cgroup == path), "{kill:?}");
             // Kernels before 6.9 do not say.
             if let Some(memory) = kill.memory {
                 assert!(memory.anonymous_bytes > 20 * MIB && memory.anonymous_bytes < 44 * MIB, "{memory:?}");

@@ -128,10 +128,11 @@ impl OomMemory {
     }
 }
 
-/// The memory cgroup of a process, if it can still be asked.
+/// The memory cgroup of a process, if it can still be asked. One that is ending has left it for the root.
 fn memory_cgroup(pid: u32) -> Option<String> {
     let places = cgroup::places(pid).ok()?;
-    cgroup::memory_place(&places).map(|place| place.path.to_string_lossy().into_owned())
+    let place = cgroup::memory_place(&places).filter(|place| !place.is_root())?;
+    Some(place.path.to_string_lossy().into_owned())
 }
 
 fn text(name: &[u8]) -> String {
