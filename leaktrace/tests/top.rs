@@ -130,7 +130,9 @@ fn root_without_colours_there_are_none() -> Outcomes<()> {
     let target = Target::start("exact")?;
     let coloured = |no_colour: Option<&str>| {
         let mut command = top(&["-p", &target.pid().to_string()]);
-        no_colour.into_iter().for_each(|value| drop(command.env("NO_COLOR", value)));
+        no_colour.into_iter().for_each(|value| {
+            command.env("NO_COLOR", value);
+        });
         let terminal = Terminal::start(command, ROWS, COLUMNS)?;
         terminal.await_text("nothing lost")?;
         Ok::<bool, String>(terminal.bytes().windows(5).any(|bytes| bytes == b"38;5;"))

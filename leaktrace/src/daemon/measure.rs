@@ -10,6 +10,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -109,11 +110,27 @@ impl Measured {
     }
 }
 
+/// Whether measuring was told to end. Between two windows everything is as it was before.
+static TOLD_TO_END: AtomicBool = AtomicBool::new(false);
+
+/// Lets SIGINT, SIGTERM and SIGHUP end measuring between two windows, and not in one.
+fn listen_for_the_end() {
+    extern "C" fn end(_: libc::c_int) {
+        TOLD_TO_END.store(true, Ordering::Relaxed);
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        let handler = end as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        // SAFETY: the handler does nothing but store to an atomic.
+        unsafe { libc::signal(signal, handler) };
+    }
+}
+
 /// Measures one process. `plan` is that of a trace of it.
 ///
 /// # Errors
-/// If it cannot be probed.
+/// If it cannot be probed, or a signal ends it.
 pub fn measure(pid: u32, costs: &CostTable, plan: TracePlan) -> Result<Measured, Failure> {
+    listen_for_the_end();
     let probes = Probes::of(pid, costs)?;
     let cpu_share = cpu_share(pid)?;
     let Counted { calls, pace: untraced, window } = count(pid, &probes)?;
@@ -284,6 +301,11 @@ fn one_window(
     length: Duration,
 ) -> Result<Window, Failure> {
     let failed = |error: crate::python::redirect::RedirectError| Failure::Failed(error.to_string());
+    if TOLD_TO_END.load(Ordering::Relaxed) {
+        return Err(Failure::Failed(format!(
+            "measuring process {pid} was interrupted; it is as it was before"
+        )));
+    }
     if let Some(redirection) = &mut redirection {
         redirection.switch_on().map_err(failed)?;
     }

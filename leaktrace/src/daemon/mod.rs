@@ -113,8 +113,11 @@ pub async fn trace(plan: TracePlan) -> Result<(), Failure> {
     let mut stdout = Stdout::new(plan.format, plan.verbose);
     let mut tracer = Tracer::begin(plan.clone()).await?;
     let ending = run(&plan, &mut tracer, &mut signals, &mut stdout).await;
-    // A second signal ends at once: the kernel takes the probes away with the process.
-    restore_default_signals();
+    // A second signal ends at once: the kernel takes the probes away with the process. Whoever started a session may say it once, and
+    // the kernel again when that one ends: what was written to targets is undone first.
+    if plan.format != StdoutFormat::Wire {
+        restore_default_signals();
+    }
     let final_report = tracer.finish(&ending).await;
     let _ = stdout.write(&final_report);
     let written = write_files(&plan.outputs, &final_report);

@@ -102,16 +102,21 @@ impl Session {
 
     fn signal(&self, signal: Signal) {
         // Its PID is its own for as long as the reader has not waited for it.
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).filter(|_| !self.reader.is_finished());
-        if let Some(pid) = pid {
-            let _ = kill_process(pid, signal);
-        }
+        self::signal((!self.reader.is_finished()).then_some(self.pid), signal);
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Sends a signal to a child that has not been waited for.
+pub(super) fn signal(pid: Option<u32>, signal: Signal) {
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = kill_process(pid, signal);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{env, process::Stdio, time::Duration};
 
+use rustix::process::Signal;
 use thiserror::Error;
 use tokio::{process::Command, time::timeout};
 
@@ -35,10 +36,15 @@ pub async fn predict(pid: u32) -> Result<Prediction, PredictionError> {
     let program = env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
     let mut command = Command::new(program);
     command.args(["doctor", "--measure", "--format", "json", "-p", &pid.to_string()]);
-    command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     super::child::end_with_parent(&mut command);
-    let output = timeout(PATIENCE, command.output()).await;
-    let output = output.map_err(|_| failed(format!("not done after {} s", PATIENCE.as_secs())))?;
+    let child = command.spawn().map_err(|error| failed(error.to_string()))?;
+    let own_pid = child.id();
+    let Ok(output) = timeout(PATIENCE, child.wait_with_output()).await else {
+        // Never SIGKILL: it puts back first what it has changed.
+        super::child::signal(own_pid, Signal::TERM);
+        return Err(failed(format!("not done after {} s", PATIENCE.as_secs())));
+    };
     let output = output.map_err(|error| failed(error.to_string()))?;
     if !output.status.success() {
         return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));

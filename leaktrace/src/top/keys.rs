@@ -81,7 +81,7 @@ impl App {
             KeyCode::Char('p') | KeyCode::Tab | KeyCode::BackTab => self.change_focus(),
             KeyCode::Char('o') => self.change_merge(),
             KeyCode::Char('/') => {
-                self.prompt = Some(Prompt::new(Purpose::Search, self.choice.search.clone()))
+                self.prompt = Some(Prompt::new(Purpose::Search, self.choice.search.clone()));
             }
             KeyCode::Char('w') => self.ask_for_a_file(),
             KeyCode::Enter if self.focus == Focus::Processes => self.focus = Focus::Suspects,

@@ -267,8 +267,7 @@ impl TracingConfig {
         for (key, value) in
             [("max_slowdown", self.max_slowdown), ("max_slowdown_light", self.max_slowdown_light)]
         {
-            // Also refuses what is no number.
-            if !(value >= 1.0) {
+            if value.is_nan() || value < 1.0 {
                 mistakes.push(format!(
                     "tracing.{key} = {value} is less than 1: 1.1 allows work to take 1.1 times as long"
                 ));

@@ -1,6 +1,9 @@
 //! A subject's allocation sites over all its traces, in bounded room: readings by site, and what is thought of each. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+};
 
 use crate::{
     report::{
@@ -118,7 +121,7 @@ impl SiteBook {
             self.sites.iter().map(|(key, site)| (site.survivors.bytes, site.risen(), *key)).collect();
         sites.sort_unstable_by(|a, b| b.cmp(a));
         let mut chosen: HashSet<SiteKey> = sites.iter().take(MAX_JUDGED).map(|site| site.2).collect();
-        sites.sort_unstable_by(|a, b| (b.1, b.0, b.2).cmp(&(a.1, a.0, a.2)));
+        sites.sort_unstable_by_key(|(bytes, risen, key)| Reverse((*risen, *bytes, *key)));
         chosen.extend(sites.iter().take(MAX_JUDGED).map(|site| site.2));
         chosen
     }

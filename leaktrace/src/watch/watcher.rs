@@ -142,7 +142,7 @@ impl Watcher {
                 },
                 kill = self.kills.next() => self.killed(&kill),
                 Some((id, event)) = self.heard.1.recv() => self.hear(id, event),
-                Some((key, prediction)) = self.predicted.1.recv() => self.begin_predicted(&key, prediction),
+                Some((key, prediction)) = self.predicted.1.recv() => self.begin_predicted(&key, &prediction),
                 Some(written) = self.written.1.recv() => self.evidence_written(written),
                 () = until(due) => self.write_due_evidence(),
                 _ = ticks.tick() => self.tick(),
@@ -234,7 +234,7 @@ impl Watcher {
         match step {
             Step::None => {}
             Step::Measure(reason) => self.measure(key, reason),
-            Step::Begin(detail, reason) => self.begin_trace(key, now, now, detail, reason),
+            Step::Begin(detail, reason) => self.begin_trace(key, now, now, detail, &reason),
             Step::End(reason) => self.end_trace(key, reason, false),
             Step::TraceExactly(reason) => self.end_trace(key, reason, true),
             Step::Stay(reason) => {
@@ -268,11 +268,11 @@ impl Watcher {
         });
     }
 
-    fn begin_predicted(&mut self, key: &str, prediction: Result<Prediction, PredictionError>) {
+    fn begin_predicted(&mut self, key: &str, prediction: &Result<Prediction, PredictionError>) {
         let Some(watched) = self.subjects.get_mut(key) else { return };
         let Phase::Measured { reason } = std::mem::take(&mut watched.phase) else { return };
         watched.prediction = prediction.as_ref().ok().copied();
-        if let Err(error @ PredictionError::Failed { .. }) = &prediction {
+        if let Err(error @ PredictionError::Failed { .. }) = prediction {
             let sentence = error.to_string();
             self.decide(Some(key), sentence);
         }
@@ -280,7 +280,7 @@ impl Watcher {
         self.take_step(key, self.clock.now(), step);
     }
 
-    fn begin_trace(&mut self, key: &str, now: f64, first: f64, detail: Detail, reason: String) {
+    fn begin_trace(&mut self, key: &str, now: f64, first: f64, detail: Detail, reason: &str) {
         let Some(watched) = self.subjects.get_mut(key) else { return };
         let spent = Duration::try_from_secs_f64(now - first).unwrap_or_default();
         let left = self.config.tracing.max_duration.0.saturating_sub(spent);
@@ -294,7 +294,7 @@ impl Watcher {
             subject: key.to_owned(),
             detail,
             began_unix_s: now,
-            reason: reason.clone(),
+            reason: reason.to_owned(),
             predicted_slowdown: predicted,
             ..SessionInfo::default()
         };
@@ -369,7 +369,7 @@ impl Watcher {
         self.writer.send(Entry::Session(trace.info.clone()));
         match phase {
             Phase::Ending { first, exact_next: true } if !failed => {
-                self.begin_trace(key, now, first, Detail::Exact, outcome);
+                self.begin_trace(key, now, first, Detail::Exact, &outcome);
             }
             _ => {
                 self.rest(key, now);
@@ -468,10 +468,10 @@ impl Watcher {
         self.rules.take_over(older);
         // Dropped, the old ones deliver what waits.
         self.sinks = sinks;
-        if config.serve != self.config.serve {
-            if let Err(error) = self.server.restart(&config.serve) {
-                self.decide(None, format!("{error}; the API stays where it was"));
-            }
+        if config.serve != self.config.serve
+            && let Err(error) = self.server.restart(&config.serve)
+        {
+            self.decide(None, format!("{error}; the API stays where it was"));
         }
         self.keeper = Arc::new(Keeper::new(config.evidence_directory(), &config.evidence));
         // The history stays open as it is.

@@ -35,8 +35,8 @@ pub fn draw(app: &mut App, theme: Theme, frame: &mut Frame<'_>) {
     let mut rest = Rows(area);
     header::draw(app, theme, buffer, &mut rest);
     let roomy = area.height >= ROOM_FOR_HEADINGS;
-    let keys = rest.from_below(u16::from(roomy));
-    let message = rest.from_below(u16::from(roomy || app.prompt.is_some() || app.notice.is_some()));
+    let keys = rest.take_below(u16::from(roomy));
+    let message = rest.take_below(u16::from(roomy || app.prompt.is_some() || app.notice.is_some()));
     let height = processes_height(app, area.height, rest.0.height);
     processes::draw(app, theme, buffer, rest.take(height));
     suspects::draw(app, theme, buffer, rest.0, roomy);
@@ -61,7 +61,7 @@ impl Rows {
     }
 
     /// The same from below.
-    fn from_below(&mut self, lines: u16) -> Rect {
+    fn take_below(&mut self, lines: u16) -> Rect {
         let lines = lines.min(self.0.height);
         self.0.height -= lines;
         Rect { y: self.0.bottom(), height: lines, ..self.0 }
