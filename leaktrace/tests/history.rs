@@ -56,7 +56,7 @@ fn stacks_and_frames_are_stored_once() -> Outcomes<()> {
         store.write(&traced("a", session, &report)).map_err(|e| e.to_string())?;
     }
     let sites: usize = sample_report::several().processes.iter().map(|process| process.sites.len()).sum();
-    assert!(scratch.count("SELECT count(*) FROM stacks")? <= sites as i64);
+    assert!(scratch.count("SELECT count(*) FROM stacks")? <= sites.cast_signed() as i64);
     assert_eq!(scratch.count("SELECT count(*) FROM reports")?, 5);
     assert_eq!(scratch.count("SELECT count(*) - count(DISTINCT hash) FROM frames")?, 0);
     Ok(())

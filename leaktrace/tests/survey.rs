@@ -164,7 +164,7 @@ fn root_a_container_is_found_by_its_label_with_all_of_its_processes() -> Outcome
         let mut container = labelled.memory_limit(256 * MIB).start("hungry.py")?;
         let other =
             Container::on("bookworm").runtime(runtime).annotation("app", "other").start("hungry.py")?;
-        let mut second = container.execute("hungry.py")?;
+        let mut second = container.execute("hungry.py", &[])?;
         let _: Option<u32> = container.service.ask_json("touch 40")?;
         let _: Option<u32> = second.ask_json("touch 30")?;
         let mut survey = survey(&format!("label = {{ app = \"{app}\" }}"))?;

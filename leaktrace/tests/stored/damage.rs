@@ -78,7 +78,7 @@ fn whoever_is_killed_while_writing_loses_no_transaction_and_leaves_none_by_half(
         assert_eq!(halves, 0);
         assert_eq!(
             scratch.count("SELECT count(*) FROM reports")?,
-            scratch.count("SELECT count(*) FROM memory")? / ROWS as i64
+            scratch.count("SELECT count(*) FROM memory")? / ROWS.cast_signed()
         );
     }
     let store = scratch.store()?;
