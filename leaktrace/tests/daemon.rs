@@ -43,8 +43,7 @@ fn alerts(requests: &[Request]) -> Vec<Value> {
 
 /// Whether a subject was told of as leaking in that line first of all.
 fn tells_of(alert: &Value, subject: &str, line: &str) -> bool {
-    let is_subject =
-        alert["subject"]["container"]["id"] == subject || alert["subject"]["pid"].to_string() == subject;
+    let is_subject = alert["subject"]["container"]["id"] == subject;
     let first = alert["suspects"][0]["line"].as_str().unwrap_or_default();
     alert["kind"] == "suspect" && is_subject && (first.starts_with(&format!("{line} ")) || first == line)
 }

@@ -4,11 +4,17 @@
 mod harness;
 
 use harness::{
-    Outcomes, Target, Terminal, Tracer, screenshot,
+    Outcomes, Target, Terminal, Tracer, longest_wait, screenshot,
     service::{self, Leak, Load},
     tracer::binary,
 };
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 /// Between two requests of a connection.
 const PAUSE: Duration = Duration::from_millis(8);
@@ -31,16 +37,20 @@ fn watch(pid: u32) -> Outcomes<Terminal> {
     Ok(terminal)
 }
 
-/// The terminal is as it was.
+/// The terminal is as it was, as soon as all that was written to it has been read.
 fn check_restored(terminal: &Terminal) -> Outcomes<()> {
     assert_eq!(terminal.modes()?, terminal.modes_before);
-    let screen = terminal.screen();
-    assert!(
-        !screen.alternate_screen() && !screen.hide_cursor() && !screen.bracketed_paste(),
-        "{}",
-        screen.contents()
-    );
-    Ok(())
+    let deadline = Instant::now() + longest_wait();
+    loop {
+        let screen = terminal.screen();
+        if !screen.alternate_screen() && !screen.hide_cursor() && !screen.bracketed_paste() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("the terminal is not as it was: {}", screen.contents()));
+        }
+        sleep(Duration::from_millis(20));
+    }
 }
 
 /// Where pictures go that are to be looked at.
