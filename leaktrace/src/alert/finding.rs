@@ -164,5 +164,5 @@ fn growing(trend: &MemoryTrend) -> String {
 fn leak(state: &SubjectState, suspect: &Suspect) -> String {
     let because = suspect.verdict.because.trim_end_matches('.');
     let because = if because.is_empty() { String::new() } else { format!(": {because}") };
-    format!("{} leaks at {}{because}", text::name(&state.subject), text::suspect(suspect))
+    format!("{} leaks: {}{because}", text::name(&state.subject), text::suspect(suspect))
 }

@@ -90,7 +90,7 @@ fn only_leaks_that_are_sure_and_fast_enough_are_told_each_site_once() {
     ];
     let alerts = told(&mut rules, leaking.clone(), 0.0);
     let [alert] = alerts.as_slice() else { panic!("one alert: {alerts:?}") };
-    assert!(alert.sentence.starts_with("web leaks at log.py:4 record holds 3.0 MiB"), "{}", alert.sentence);
+    assert!(alert.sentence.starts_with("web leaks: log.py:4 record holds 3.0 MiB"), "{}", alert.sentence);
     assert_eq!(alert.suspects[0].site, SiteKey([4; 16]), "its own suspect comes first");
     assert!(told(&mut rules, leaking.clone(), 10.0).is_empty());
     leaking.suspects.push(suspect(6, Shape::GrowsSteadily, 0.99, 2.0));

@@ -19,8 +19,10 @@ pub const MAX_SITES: usize = 500;
 /// # Errors
 /// If the pipe is closed, or the report longer than [`MAX_REPORT`].
 pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
-    let mut report = report.clone();
-    report.processes.iter_mut().for_each(keep_the_telling);
+    let report = Report {
+        processes: report.processes.iter().map(with_the_telling).collect(),
+        ..without_processes(report)
+    };
     let bytes = rmp_serde::to_vec_named(&report).map_err(io::Error::other)?;
     let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= MAX_REPORT);
     let length = length.ok_or_else(|| io::Error::other("a report is too long to be sent"))?;
@@ -36,17 +38,33 @@ pub fn read(bytes: &[u8]) -> io::Result<Report> {
     rmp_serde::from_slice(bytes).map_err(io::Error::other)
 }
 
-fn keep_the_telling(process: &mut ProcessReport) {
-    if process.sites.len() <= MAX_SITES {
-        return;
+/// A copy without what may be a hundred megabytes of frames.
+fn without_processes(report: &Report) -> Report {
+    Report {
+        leaktrace_version: report.leaktrace_version.clone(),
+        kernel: report.kernel.clone(),
+        reason: report.reason.clone(),
+        processes: Vec::new(),
+        truth: report.truth.clone(),
+        ..*report
     }
+}
+
+/// A copy with the sites that tell most.
+fn with_the_telling(process: &ProcessReport) -> ProcessReport {
     let mut kept = most(&process.sites, |site| site.survivors.bytes);
     kept.append(&mut most(&process.sites, growth));
-    let mut at = 0;
-    process.sites.retain(|_| {
-        at += 1;
-        kept.contains(&(at - 1))
-    });
+    ProcessReport {
+        sites: kept.iter().filter_map(|at| process.sites.get(*at)).cloned().collect(),
+        namespace_pids: process.namespace_pids.clone(),
+        container: process.container.clone(),
+        name: process.name.clone(),
+        command: process.command.clone(),
+        ended: process.ended.clone(),
+        application_root: process.application_root.clone(),
+        python: process.python.clone(),
+        ..*process
+    }
 }
 
 /// Growth in whole bytes per hour; what falls does not count.
@@ -86,8 +104,8 @@ mod tests {
             growth: (id == 0).then(|| Growth { bytes_per_hour: 9.0, ..Growth::default() }),
             ..SiteReport::default()
         };
-        let mut process = ProcessReport { sites: (0..5000).map(site).collect(), ..ProcessReport::default() };
-        keep_the_telling(&mut process);
+        let process = ProcessReport { sites: (0..5000).map(site).collect(), ..ProcessReport::default() };
+        let process = with_the_telling(&process);
         let ids: Vec<u64> = process.sites.iter().map(|site| site.stack_id).collect();
         assert!(
             ids.len() <= 2 * MAX_SITES && ids.contains(&0) && ids.contains(&4999) && !ids.contains(&4000)

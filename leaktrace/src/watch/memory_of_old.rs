@@ -1,6 +1,6 @@
 //! What the daemon knew before it was started anew, read from the history: memory, sites, alerts. What cannot be read is begun anew.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
 use super::subject::Watched;
 use crate::{
@@ -39,9 +39,7 @@ impl Memory {
     fn restore_from(&self, history: &History, watched: &mut Watched) -> Result<(), StoreError> {
         let key = watched.subject.key.clone();
         watched.restore(&history.memory(&key, self.span(MEMORY_S))?);
-        let suspects = history.suspects(&key, self.span(SITES_S))?;
-        let mut stacks: HashMap<_, _> =
-            suspects.into_iter().map(|suspect| (suspect.site, suspect.stack)).collect();
+        let mut stacks = history.stacks(&key)?;
         for (site, readings) in history.site_readings(&key, self.now - SITES_S)? {
             watched.book_mut().restore(site, readings, stacks.remove(&site).unwrap_or_default());
         }

@@ -9,9 +9,7 @@ use crate::{
     report::{
         fingerprint::SiteKey,
         model::{Amount, ProcessReport, Report, SiteReport},
-        path::ShortPaths,
-        plumbing,
-        wording::{Naming, spell},
+        line,
     },
     verdict::{Options, ProcessReading, SiteReading, Verdict, judge, worst_first},
     watched::Suspect,
@@ -25,14 +23,14 @@ const MAX_READINGS: usize = 128;
 const MAX_JUDGED: usize = 400;
 /// Suspects that are shown.
 const MAX_SUSPECTS: usize = 20;
-/// Lines of a suspect's stack.
-const MAX_STACK: usize = 32;
 
 /// What is known of one site.
 #[derive(Clone, Debug, Default)]
 struct Site {
     readings: Vec<SiteReading>,
     verdict: Verdict,
+    /// What people know it by; empty: of a site that a restart has left only the readings may be known.
+    line: String,
     /// The stack for people, innermost first.
     stack: Vec<String>,
     /// Survivors when it was last seen.
@@ -60,13 +58,11 @@ impl SiteBook {
         let at_unix_s = process.at_unix_s;
         let seen = seen(&report.processes);
         let roots = report.application_roots();
-        let frames = seen.values().filter_map(|seen| seen.largest).flat_map(|site| &site.frames);
-        let paths = ShortPaths::new(&roots, frames);
         for (key, seen) in &seen {
             let site = self.sites.entry(*key).or_default();
-            // Of one that a restart has left, only the readings may be known.
-            if site.stack.is_empty() {
-                site.stack = seen.largest.map(|site| stack(site, &paths)).unwrap_or_default();
+            if let Some(largest) = seen.largest.filter(|_| site.line.is_empty()) {
+                site.line = line::line(largest, &roots);
+                site.stack = line::stack(largest, &roots);
             }
             site.survivors = seen.survivors;
             site.take(SiteReading {
@@ -186,10 +182,14 @@ impl Site {
         last.bytes.saturating_sub(first.map_or(0, |first| first.bytes))
     }
 
+    fn known_by(&self) -> &str {
+        if self.line.is_empty() { self.stack.first().map_or("", String::as_str) } else { &self.line }
+    }
+
     fn suspect(&self, site: SiteKey) -> Suspect {
         Suspect {
             site,
-            line: self.stack.first().cloned().unwrap_or_default(),
+            line: self.known_by().to_owned(),
             survivors: self.survivors,
             verdict: self.verdict.clone(),
             stack: self.stack.clone(),
@@ -222,11 +222,6 @@ fn seen(processes: &[ProcessReport]) -> HashMap<SiteKey, Seen<'_>> {
         }
     }
     all
-}
-
-fn stack(site: &SiteReport, paths: &ShortPaths<'_>) -> Vec<String> {
-    let frames = plumbing::telling(&site.frames).take(MAX_STACK);
-    frames.map(|frame| spell(frame, Naming::Short(paths))).collect()
 }
 
 #[cfg(test)]

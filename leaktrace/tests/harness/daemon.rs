@@ -28,6 +28,8 @@ stretches = ["20s", "2m", "10m"]
 pub struct Daemon {
     /// The process.
     pub process: Tracer,
+    /// What it said when it began to watch.
+    pub began: String,
     state: PathBuf,
     config: PathBuf,
 }
@@ -39,8 +41,14 @@ impl Daemon {
         let state = directory.join("state");
         write(&file, &state, config)?;
         let mut process = Tracer::bare().args(&["daemon", "--config"]).arg(&file).start()?;
-        process.await_said(&["watching"])?;
-        Ok(Self { process, state, config: file })
+        let began = process.await_said(&["watching"])?;
+        Ok(Self { process, began, state, config: file })
+    }
+
+    /// Where it serves HTTP: host and port.
+    pub fn served_at(&self) -> Outcomes<&str> {
+        let address = self.began.split("http://").nth(1).map(|rest| rest.trim());
+        address.ok_or_else(|| format!("it serves nothing: {}", self.began))
     }
 
     /// Writes another configuration; it is read when the daemon is told to.

@@ -138,7 +138,7 @@ impl Identifier<'_> {
         let whole = Part {
             key: format!("process:{}:{pid}:{}", self.boot, known.start_ticks).into(),
             kind: SubjectKind::Process,
-            title: name,
+            title: title(&name, &command),
             scope: fit.scope,
             container: None,
             place: None,
@@ -149,6 +149,31 @@ impl Identifier<'_> {
             (None, Some(place)) => whole.of_cgroup(place),
             (None, None) => whole,
         })
+    }
+}
+
+/// Programs that are known by what they run, by how their short names begin.
+const INTERPRETERS: [&str; 7] = ["python", "pypy", "perl", "ruby", "node", "php", "bash"];
+
+/// What people call a process: its short name; an interpreter, which all of them share, by its script or module.
+fn title(name: &str, command: &[String]) -> String {
+    let is_interpreter = INTERPRETERS.iter().any(|known| name.starts_with(known));
+    let script = is_interpreter.then(|| script(command)).flatten();
+    script.unwrap_or(name).to_owned()
+}
+
+/// The base name of the script among an interpreter's arguments, or the module that `-m` names; `None`: it runs neither.
+fn script(command: &[String]) -> Option<&str> {
+    let mut arguments = command.iter().skip(1).map(String::as_str);
+    loop {
+        match arguments.next()? {
+            "-m" => return arguments.next(),
+            "-c" | "-e" => return None,
+            // Those of Python that take a value of their own.
+            "-W" | "-X" => drop(arguments.next()),
+            option if option.starts_with('-') => {}
+            script => return script.rsplit('/').next().filter(|script| !script.is_empty()),
+        }
     }
 }
 
