@@ -370,8 +370,9 @@ fn root_redirection_makes_every_inlined_allocation_visible() -> Outcomes<()> {
         println!("{}: made {made}; without redirection {without:?}; with it {with:?}", interpreter.name);
         for name in ["py malloc", "py free"] {
             let seen = with.get(name).copied().unwrap_or_default();
-            // A few hundred belong to reading the command and answering it.
-            if seen < made || seen > made + 2000 {
+            // A few hundred belong to reading the command and answering it; and a collection comes when it comes, and frees what has been
+            // there since the start.
+            if seen < made || name == "py malloc" && seen > made + 2000 {
                 return Err(format!("{}: {name}: {seen} of {made} seen", interpreter.name));
             }
         }

@@ -184,13 +184,20 @@ impl<'a> Run<'a> {
         largest / self.rise().max(f64::MIN_POSITIVE)
     }
 
+    /// The rise as a share of the deepest fall, at most 1. What is read at intervals that nearly fit what comes and goes seems to rise
+    /// slowly, by less than it falls each time.
+    fn above_falls(&self) -> f64 {
+        let fall = self.fall();
+        if fall > 0.0 { (self.rise() / fall).min(1.0) } else { 1.0 }
+    }
+
     /// How sure it is that this is growth, and goes on.
     fn confidence(&self, options: &Options) -> f64 {
         let order = self.sessions.iter().fold(Order::default(), |sum, (_, finding)| sum.plus(finding.order));
         let even = ((self.evenness() - UNEVEN) / (EVEN - UNEVEN)).clamp(0.0, 1.0);
         let gradual = ((1.0 - self.step()) * 2.0).clamp(0.0, 1.0);
         let lately = (self.lately() / LATELY).min(1.0);
-        patience(self.span_s(), options) * order.rises() * even * gradual * lately
+        patience(self.span_s(), options) * order.rises() * even * gradual * lately * self.above_falls()
     }
 
     fn verdict(&self, process: &[ProcessReading], options: &Options) -> Verdict {
