@@ -118,7 +118,8 @@ const INNOCENTS: [&str; 6] =
 fn root_innocents_are_looked_at_and_not_told_of() -> Outcomes<()> {
     let leaking = Behaviour::start("LeakPerTime")?;
     let mut innocents = INNOCENTS.into_iter().map(Behaviour::start).collect::<Outcomes<Vec<_>>>()?;
-    let pids: Vec<String> = innocents.iter().chain([&leaking]).map(|one| one.target.pid().to_string()).collect();
+    let pids: Vec<String> =
+        innocents.iter().chain([&leaking]).map(|one| one.target.pid().to_string()).collect();
     let listener = Listener::start(&[Reply::status(200)])?;
     let directory = daemon::directory()?;
     let text = config(&scope("all", &format!("pid = [{}]", pids.join(", "))), &sink(&listener));
@@ -137,7 +138,12 @@ fn root_innocents_are_looked_at_and_not_told_of() -> Outcomes<()> {
     for innocent in &innocents {
         let pid = u64::from(innocent.target.pid());
         let wrong = alerts.iter().find(|alert| alert["kind"] == "suspect" && alert["subject"]["pid"] == pid);
-        assert!(wrong.is_none(), "{}: {}\n{decisions}", innocent.name, wrong.map_or(String::new(), Value::to_string));
+        assert!(
+            wrong.is_none(),
+            "{}: {}\n{decisions}",
+            innocent.name,
+            wrong.map_or(String::new(), Value::to_string)
+        );
     }
     println!("{decisions}");
     Ok(())
@@ -192,7 +198,9 @@ fn root_services_that_leak_are_noticed_traced_judged_and_told_of() -> Outcomes<(
     let lightly = pace(&mut load)?;
     daemon.process.await_said(&["shop-web", "traced exactly"])?;
     let exactly = pace(&mut load)?;
-    println!("requests a second: {plain:.0}, watched {watched:.0}, traced lightly {lightly:.0}, exactly {exactly:.0}");
+    println!(
+        "requests a second: {plain:.0}, watched {watched:.0}, traced lightly {lightly:.0}, exactly {exactly:.0}"
+    );
 
     let line = |service: &mut Target, file: &str, name: &str| -> Outcomes<String> {
         Ok(format!("{file}:{}", leak(service)?.line(name)?))
@@ -214,8 +222,10 @@ fn root_services_that_leak_are_noticed_traced_judged_and_told_of() -> Outcomes<(
 
     // Whoever looks at a dashboard sees it too.
     let prometheus = Prometheus::scraping(daemon.served_at()?)?;
-    let grows = |series: &Value| series["metric"]["line"].as_str().is_some_and(|line| line.starts_with(&pool_line));
-    let series = prometheus.await_query("topk(5, deriv(leaktrace_suspect_survivors_bytes[30s])) > 0", grows)?;
+    let grows =
+        |series: &Value| series["metric"]["line"].as_str().is_some_and(|line| line.starts_with(&pool_line));
+    let series =
+        prometheus.await_query("topk(5, deriv(leaktrace_suspect_survivors_bytes[30s])) > 0", grows)?;
     println!("{}", series.iter().map(Value::to_string).collect::<Vec<_>>().join("\n"));
 
     // The history can be read while the daemon runs.

@@ -8,8 +8,8 @@ use std::{
 use crate::{
     report::{
         fingerprint::SiteKey,
-        model::{Amount, ProcessReport, Report, SiteReport},
         line,
+        model::{Amount, ProcessReport, Report, SiteReport},
     },
     verdict::{Options, ProcessReading, SiteReading, Verdict, judge, worst_first},
     watched::Suspect,
