@@ -11,7 +11,7 @@ use crate::{
         line,
         model::{Amount, ProcessReport, Report, SiteReport},
     },
-    verdict::{Options, ProcessReading, SiteReading, Verdict, judge, worst_first},
+    verdict::{Options, ProcessReading, Shape, SiteReading, Verdict, judge, worst_first},
     watched::Suspect,
 };
 
@@ -122,11 +122,21 @@ impl SiteBook {
         chosen
     }
 
-    /// The worst first: leaks, then whatever else grows.
+    /// The worst first: leaks, then whatever else grows, then what holds memory and cannot be judged yet: of somebody who is killed
+    /// soon, that is all there is.
     pub fn suspects(&self) -> Vec<Suspect> {
+        let is_suspect = |site: &Site| {
+            let unjudged = site.verdict.shape == Shape::TooEarly && !site.survivors.is_zero();
+            site.verdict.bytes_per_hour > 0.0 || unjudged
+        };
         let mut suspects: Vec<(&SiteKey, &Site)> =
-            self.sites.iter().filter(|(_, site)| site.verdict.bytes_per_hour > 0.0).collect();
-        suspects.sort_by(|a, b| worst_first(&a.1.verdict, &b.1.verdict).then(a.0.cmp(b.0)));
+            self.sites.iter().filter(|(_, site)| is_suspect(site)).collect();
+        suspects.sort_by(|a, b| {
+            let survivors = |site: &Site| site.survivors.bytes;
+            worst_first(&a.1.verdict, &b.1.verdict)
+                .then(survivors(b.1).cmp(&survivors(a.1)))
+                .then(a.0.cmp(b.0))
+        });
         suspects.truncate(MAX_SUSPECTS);
         suspects.into_iter().map(|(key, site)| site.suspect(*key)).collect()
     }
@@ -210,10 +220,10 @@ fn thin<T>(readings: &mut Vec<T>) {
     });
 }
 
+/// Also of those that have ended since the last report: what they held when they were killed is what people ask for.
 fn seen(processes: &[ProcessReport]) -> HashMap<SiteKey, Seen<'_>> {
     let mut all: HashMap<SiteKey, Seen<'_>> = HashMap::new();
-    for site in processes.iter().filter(|process| process.ended.is_none()).flat_map(|process| &process.sites)
-    {
+    for site in processes.iter().flat_map(|process| &process.sites) {
         let seen = all.entry(SiteKey::of(site)).or_default();
         seen.survivors = seen.survivors.plus(site.survivors);
         seen.allocated = seen.allocated.plus(site.allocated);
@@ -261,6 +271,17 @@ mod tests {
         };
         assert_eq!(readings(7), [720, 960]);
         assert_eq!(readings(9), [24, 0]);
+    }
+
+    #[test]
+    fn of_somebody_who_was_killed_at_once_there_are_suspects() {
+        let mut book = SiteBook::default();
+        let mut killed = report(vec![site(7, 2400), site(9, 24)]);
+        killed.processes.iter_mut().for_each(|process| process.ended = Some("killed by SIGKILL".into()));
+        book.take(1, &killed, at(10.0));
+        book.judge(&Options::default());
+        let suspects = book.suspects();
+        assert_eq!(suspects.iter().map(|suspect| suspect.survivors.bytes).collect::<Vec<_>>(), [2400, 24]);
     }
 
     #[test]
