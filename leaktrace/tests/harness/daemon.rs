@@ -47,7 +47,7 @@ impl Daemon {
 
     /// Where it serves HTTP: host and port.
     pub fn served_at(&self) -> Outcomes<&str> {
-        let address = self.began.split("http://").nth(1).map(|rest| rest.trim());
+        let address = self.began.split("http://").nth(1).map(str::trim);
         address.ok_or_else(|| format!("it serves nothing: {}", self.began))
     }
 
