@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Shortest interval: an epoch must be longer than the grace period that closes it.
-pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(100);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest time that is accepted anywhere; keeps arithmetic on clocks far from its limits.
 const MAX_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Fewer would not hold a C library.
@@ -106,13 +106,7 @@ impl TryFrom<TraceArguments> for TracePlan {
 
     fn try_from(typed: TraceArguments) -> Result<Self, Failure> {
         let target = target(&typed.target, typed.command)?;
-        let interval = time("--interval", &typed.interval)?;
-        if interval < MIN_INTERVAL {
-            return Err(Failure::Usage(format!(
-                "--interval {} is too short: the least is 100ms",
-                typed.interval
-            )));
-        }
+        let interval = interval(&typed.interval)?;
         let duration = typed.duration.as_deref().map(|text| time("--duration", text)).transpose()?;
         if duration.is_some_and(|duration| duration.is_zero()) {
             return Err(Failure::Usage(
@@ -178,6 +172,18 @@ impl TryFrom<TraceArguments> for TracePlan {
             }),
         })
     }
+}
+
+/// A report interval.
+///
+/// # Errors
+/// If it is no time, or shorter than an epoch can be.
+pub fn interval(typed: &str) -> Result<Duration, Failure> {
+    let interval = time("--interval", typed)?;
+    if interval < MIN_INTERVAL {
+        return Err(Failure::Usage(format!("--interval {typed} is too short: the least is 100ms")));
+    }
+    Ok(interval)
 }
 
 /// The rows' numbers have 32 bits, and the array one element for each 16.

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, stdin, stdout};
 use super::{
     Failure,
     args::{self, TopArguments},
-    meant::{MIN_INTERVAL, target, time},
+    meant::{interval, target, time},
 };
 use crate::{report::model::Detail, session::SessionPlan, top};
 
@@ -30,13 +30,7 @@ pub fn run(typed: TopArguments) -> Result<(), Failure> {
 
 fn plan(typed: TopArguments) -> Result<SessionPlan, Failure> {
     let target = target(&typed.target, typed.command)?;
-    let interval = time("--interval", &typed.interval)?;
-    if interval < MIN_INTERVAL {
-        return Err(Failure::Usage(format!(
-            "--interval {} is too short: the least is 100ms",
-            typed.interval
-        )));
-    }
+    let interval = interval(&typed.interval)?;
     if typed.max_live_blocks == 0 {
         return Err(Failure::Usage("--max-live-blocks must be at least 1".to_owned()));
     }

@@ -204,7 +204,8 @@ async fn run_fallible(
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Waits until then; for ever without a deadline.
+pub async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => sleep_until(at.into()).await,
         None => std::future::pending().await,

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     os::fd::OwnedFd,
     path::Path,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use leaktrace_common::hook::domain;
@@ -27,7 +27,7 @@ use crate::{
     kernel::{Attachment, CodeCapacity, Kernel, LinkMode, LoadOptions, Logger, Rings, StackRecord, Sweeper},
     ledger::Ledger,
     probe::cost::CostTable,
-    process::maps,
+    process::{host::unix_now, maps},
     python::Finder,
     report::aside::say,
     report::model::{EndedProcesses, Report},
@@ -245,10 +245,6 @@ fn open_cache(directory: &Path) -> Option<Cache> {
             None
         }
     }
-}
-
-fn unix_now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// Domain number of mappings, as site keys spell it.

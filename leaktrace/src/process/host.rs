@@ -3,6 +3,17 @@
 
 use std::fmt;
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the wall clock says, seconds since the Unix epoch; 0 before it.
+pub fn unix_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// This boot's identity: PIDs and start times mean nothing in another one. Empty if the kernel does not tell.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
 
 /// A kernel release, ordered by its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use super::allocators::Tables;
 use super::inherited::Inherited;
 use super::redirect::{self, Write};
 use crate::object::address::AbsoluteAddress;
-use crate::process::{self, MemoryWriter, is_same_process, status};
+use crate::process::{self, MemoryWriter, host::boot_id, is_same_process, status};
 
 /// Where records lie: gone with the next boot, as are the processes.
 const DIRECTORY: &str = "/run/leaktrace";
@@ -108,21 +108,17 @@ pub struct Record {
 impl Record {
     /// A record of pointers about to be changed in this boot's process.
     pub fn new(pid: u32, start_ticks: u64, slots: Vec<RecordedSlot>) -> Self {
-        Self { pid, start_ticks, boot: boot(), slots, free_lists: Vec::new() }
+        Self { pid, start_ticks, boot: boot_id(), slots, free_lists: Vec::new() }
     }
 
     /// Whether the process that it speaks of still is.
     fn is_current(&self) -> bool {
-        self.boot == boot() && is_same_process(self.pid, self.start_ticks)
+        self.boot == boot_id() && is_same_process(self.pid, self.start_ticks)
     }
 }
 
 fn file_name(pid: u32, start_ticks: u64) -> String {
     format!("{pid}-{start_ticks}.{SUFFIX}")
-}
-
-fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// A record that is kept for as long as what it says holds.
@@ -250,7 +246,7 @@ impl Records {
         let (mut sentences, mut inherited) = (Vec::new(), Vec::new());
         for left in self.abandoned() {
             let of_copies = Inherited::of(&left.record);
-            if left.record.boot == boot() && !inherited.contains(&of_copies) {
+            if left.record.boot == boot_id() && !inherited.contains(&of_copies) {
                 inherited.push(of_copies);
             }
             if !left.record.is_current() {

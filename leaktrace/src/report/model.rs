@@ -450,6 +450,13 @@ pub struct Truth {
     pub map_bytes: u64,
 }
 
+impl Truth {
+    /// Events of all causes, at most `u64::MAX`.
+    pub fn lost_events(&self) -> u64 {
+        self.lost.iter().map(|loss| loss.events).fold(0, u64::saturating_add)
+    }
+}
+
 /// A cap that was hit: from then on the report is less complete, or less exact, than it says it is otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -87,7 +87,7 @@ impl Truth {
 
     /// Whether every allocation and free of the time traced was recorded, as far as leaktrace can know.
     pub fn nothing_lost(&self) -> bool {
-        self.lost.iter().all(|loss| loss.events == 0)
+        self.lost_events() == 0
     }
 
     /// Whether any table has refused anything.
@@ -108,7 +108,7 @@ impl Truth {
             (false, _) => {}
         }
         let causes: Vec<String> = self.lost.iter().filter(|loss| loss.events > 0).map(cause).collect();
-        let events = self.lost.iter().fold(0u64, |sum, loss| sum.saturating_add(loss.events));
+        let events = self.lost_events();
         format!("LOST {}: {}", plural(events, "event"), causes.join(", "))
     }
 

@@ -1,9 +1,6 @@
 //! Which address answers what.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -24,6 +21,7 @@ use super::{
     shape::{AlertsShape, IndexShape, StateShape, SubjectShape, SubjectsShape},
 };
 use crate::{
+    process::host::unix_now,
     report::OutputFormat,
     watched::{Published, State, SubjectState},
 };
@@ -80,8 +78,7 @@ async fn metrics(From(api): From<Arc<Api>>, headers: HeaderMap) -> Response {
 }
 
 async fn healthz(From(api): From<Arc<Api>>) -> Response {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let health = Health::of(&api.published.get(), now.as_secs_f64());
+    let health = Health::of(&api.published.get(), unix_now());
     let status = if health.is_well() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     answer::json(status, &health)
 }

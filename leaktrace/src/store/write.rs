@@ -1,14 +1,13 @@
 //! One entry after the other becomes rows. What follows itself unchanged (a decision, a verdict's shape) is one row that says since
 //! when and until when, so that days of the same cost nothing.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, params};
 use serde::Serialize;
 
 use super::{Entry, intern::Interned, write_report};
 use crate::{
     alert::Alert,
+    process::host::unix_now,
     report::fingerprint::SiteKey,
     verdict::{Shape, Unexplained, Verdict},
     watched::{Decision, MemoryReading, SessionInfo, Subject},
@@ -89,10 +88,6 @@ pub(super) fn perhaps(value: Option<&impl Serialize>) -> Option<String> {
     value.map(text)
 }
 
-pub(super) fn now_unix_s() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
-}
-
 pub(super) fn set_meta(to: &Connection, key: &str, value: impl rusqlite::ToSql) -> rusqlite::Result<()> {
     to.prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?
         .execute(params![key, value])
@@ -118,7 +113,7 @@ fn write_subject(to: &Connection, subject: &Subject) -> rusqlite::Result<()> {
         perhaps(subject.container.as_ref()),
         subject.cgroup,
         subject.scope,
-        now_unix_s()
+        unix_now()
     ])
     .map(drop)
 }

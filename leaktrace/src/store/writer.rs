@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Entry, Store, StoreConfig, StoreError, aside::set_aside, queue::Queue, write::now_unix_s};
+use super::{Entry, Store, StoreConfig, StoreError, aside::set_aside, queue::Queue};
+use crate::process::host::unix_now;
 
 /// How long entries are gathered before they are written together.
 const GATHER: Duration = Duration::from_secs(1);
@@ -137,7 +138,7 @@ impl Sessions {
 
     /// Without a history nobody knows which numbers were given: the time is one that never was.
     fn make_up(&self) {
-        self.next.store(now_unix_s() as u64, Ordering::Relaxed);
+        self.next.store(unix_now() as u64, Ordering::Relaxed);
     }
 }
 
@@ -246,7 +247,7 @@ impl Worker {
         self.tidied = Some(Instant::now());
         let Some(store) = &mut self.store else { return };
         let provided = if self.sessions.are_few() { self.sessions.provide(store) } else { Ok(()) };
-        if let Err(error) = provided.and_then(|()| store.tidy(now_unix_s())) {
+        if let Err(error) = provided.and_then(|()| store.tidy(unix_now())) {
             tracing::warn!("{error}");
             self.queue.note(error.to_string());
             self.recover(&error);

@@ -54,7 +54,7 @@ pub fn facts(report: &Report) -> Facts {
     let tracked = python().map(|python| python.tracked_blocks).fold(0, u64::saturating_add);
     Facts {
         detail: report.detail,
-        lost_events: report.truth.lost.iter().map(|loss| loss.events).fold(0, u64::saturating_add),
+        lost_events: report.truth.lost_events(),
         python_blocks_gained: (!gained.is_empty()).then(|| gained.into_iter().fold(0, i64::saturating_add)),
         python_blocks_tracked: python().next().is_some().then_some(tracked),
         python_unseen: python().any(|python| python.inlined_unseen),

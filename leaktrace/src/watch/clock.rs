@@ -1,7 +1,9 @@
 //! The daemon's time. Everything is judged by a clock that never jumps; the wall clock only names its moments. When the wall clock is
 //! set, that is said once and everything remembered is moved along, so that no series has a hole or a fold in it.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
+
+use crate::process::host::unix_now;
 
 /// A wall clock that differs by more from what was expected has been set; less is how clocks are kept in step.
 const JUMP: f64 = 5.0;
@@ -17,7 +19,7 @@ pub struct Clock {
 impl Clock {
     /// Begins now.
     pub fn start() -> Self {
-        Self { begun: Instant::now(), begun_unix_s: wall() }
+        Self { begun: Instant::now(), begun_unix_s: unix_now() }
     }
 
     /// Seconds since the Unix epoch. Never goes back, but for what [`Self::jump`] returns.
@@ -27,7 +29,7 @@ impl Clock {
 
     /// If the wall clock was set since the last call: by how many seconds [`Self::now`] differs from now on.
     pub fn jump(&mut self) -> Option<f64> {
-        self.follow(wall())
+        self.follow(unix_now())
     }
 
     fn follow(&mut self, wall: f64) -> Option<f64> {
@@ -37,11 +39,6 @@ impl Clock {
             by
         })
     }
-}
-
-/// What the wall clock says, seconds since the Unix epoch.
-fn wall() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }
 
 #[cfg(test)]

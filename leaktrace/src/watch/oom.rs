@@ -1,11 +1,7 @@
 //! OOM kills, noticed while they happen: by the kernel's own tracepoint, or, where BPF is not permitted, by the counts that memory
 //! cgroups keep ([`OomCounts`]), which are seen a tick later and do not say who was killed.
 
-use std::{
-    collections::HashMap,
-    os::fd::OwnedFd,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, os::fd::OwnedFd};
 
 use leaktrace_common::oom::{ANONYMOUS, FILE, SHARED, SWAPPED, Victim};
 use rustix::time::{ClockId, clock_gettime};
@@ -14,7 +10,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     kernel::{KernelError, OomVictims},
-    process::{cgroup, status},
+    process::{cgroup, host::unix_now, status},
     watched::{MemoryReading, Subject},
 };
 
@@ -144,8 +140,7 @@ fn text(name: &[u8]) -> String {
 fn unix_seconds(monotonic_ns: u64) -> f64 {
     let now = clock_gettime(ClockId::Monotonic);
     let now_s = now.tv_sec as f64 + now.tv_nsec as f64 / 1e9;
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    wall - (now_s - monotonic_ns as f64 / 1e9).max(0.0)
+    unix_now() - (now_s - monotonic_ns as f64 / 1e9).max(0.0)
 }
 
 /// A subject whose memory cgroup has counted more OOM kills than before.

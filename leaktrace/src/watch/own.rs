@@ -1,6 +1,10 @@
 //! What the daemon itself costs: its own process, and those that trace for it.
 
-use crate::{process::status, report::model::Truth, watched::OwnState};
+use crate::{
+    process::{identity, status},
+    report::model::Truth,
+    watched::OwnState,
+};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +19,7 @@ impl Own {
     /// A trace has ended; this was its last word.
     pub fn trace_ended(&mut self, truth: &Truth) {
         self.ended_cpu_s += truth.own_cpu_s;
-        self.ended_lost = self.ended_lost.saturating_add(lost(truth));
+        self.ended_lost = self.ended_lost.saturating_add(truth.lost_events());
     }
 
     /// The sums over the daemon and the traces that run.
@@ -23,7 +27,7 @@ impl Own {
         let pid = std::process::id();
         let stat = status::read_stat(pid).ok();
         let mut own = OwnState {
-            cpu_s: self.ended_cpu_s + stat.map_or(0.0, |stat| seconds(stat.cpu_ticks)),
+            cpu_s: self.ended_cpu_s + stat.map_or(0.0, |stat| identity::seconds(stat.cpu_ticks)),
             rss_bytes: status::read(pid).ok().and_then(|status| status.rss_bytes).unwrap_or(0),
             lost_events: self.ended_lost,
             ..OwnState::default()
@@ -32,16 +36,8 @@ impl Own {
             own.cpu_s += truth.own_cpu_s;
             own.rss_bytes = own.rss_bytes.saturating_add(truth.own_rss_bytes);
             own.map_bytes = own.map_bytes.saturating_add(truth.map_bytes);
-            own.lost_events = own.lost_events.saturating_add(lost(truth));
+            own.lost_events = own.lost_events.saturating_add(truth.lost_events());
         }
         own
     }
-}
-
-fn lost(truth: &Truth) -> u64 {
-    truth.lost.iter().map(|loss| loss.events).sum()
-}
-
-fn seconds(ticks: u64) -> f64 {
-    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }

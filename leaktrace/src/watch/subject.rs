@@ -16,7 +16,7 @@ use crate::{
     verdict::{
         MemoryTrend, Options, ProcessReading, Unexplained, Verdict, memory_trend, readings, unexplained,
     },
-    watched::{Decision, MemoryReading, SessionInfo, Subject, SubjectKind, SubjectState},
+    watched::{Decision, MemoryReading, Subject, SubjectKind, SubjectState},
 };
 
 /// Sentences of a trace that are kept to say why it ended.
@@ -45,8 +45,6 @@ pub struct Watched {
     pub rests_until: f64,
     /// The latest decision about it.
     pub decision: Option<Decision>,
-    /// The session that was listened to last.
-    pub last_session: Option<SessionInfo>,
     /// Growth that tracked memory does not explain.
     pub unexplained: Option<Unexplained>,
     /// Whether evidence of being near the limit was written, and it has not been far from it since.
@@ -71,7 +69,6 @@ impl Watched {
             prediction: None,
             rests_until: 0.0,
             decision: None,
-            last_session: None,
             unexplained: None,
             near_limit_told: false,
             seen: 0.0,

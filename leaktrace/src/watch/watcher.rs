@@ -5,12 +5,12 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
-    time::{MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Interval, MissedTickBehavior, interval, timeout},
 };
 
 use super::{
@@ -30,6 +30,7 @@ use super::{
 use crate::{
     alert::{Alert, Rules, Sinks},
     cli::Failure,
+    daemon::until,
     report::{aside::say, model::Detail},
     serve::Server,
     session::{
@@ -124,8 +125,7 @@ impl Watcher {
     /// If signals cannot be listened to.
     pub async fn run(mut self) -> Result<(), Failure> {
         let mut signals = Signals::new()?;
-        let mut ticks = interval(self.config.interval.0);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = self.ticks();
         systemd::ready();
         self.tell_of_the_beginning();
         loop {
@@ -136,8 +136,7 @@ impl Watcher {
                     Asked::End => break,
                     Asked::Reload => {
                         self.reload();
-                        ticks = interval(self.config.interval.0);
-                        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                        ticks = self.ticks();
                     }
                 },
                 kill = self.kills.next() => self.killed(&kill),
@@ -150,6 +149,12 @@ impl Watcher {
         }
         self.end().await;
         Ok(())
+    }
+
+    fn ticks(&self) -> Interval {
+        let mut ticks = interval(self.config.interval.0);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
     }
 
     fn tell_of_the_beginning(&self) {
@@ -301,7 +306,6 @@ impl Watcher {
         match Trace::start(info.clone(), &plan, self.heard.0.clone()) {
             Ok(trace) => {
                 watched.phase = Phase::Traced { detail, since: now, first, decided: false };
-                watched.last_session = Some(info.clone());
                 watched.trace = Some(trace);
                 self.writer.send(Entry::Session(info));
                 let how = if detail == Detail::Exact { "exactly" } else { "lightly" };
@@ -364,7 +368,6 @@ impl Watcher {
             trace.info.outcome = Some(said.unwrap_or_else(|| "the process that traced has ended".to_owned()));
         }
         let outcome = trace.info.outcome.clone().unwrap_or_default();
-        watched.last_session = Some(trace.info.clone());
         self.own.trace_ended(&trace.truth);
         self.writer.send(Entry::Session(trace.info.clone()));
         match phase {
@@ -502,12 +505,5 @@ impl Watcher {
         if !self.writer.flush(LAST_WORDS) {
             say("the history could not be written to the end");
         }
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

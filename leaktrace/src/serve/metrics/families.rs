@@ -210,7 +210,7 @@ fn losses(out: &mut Out<'_>, state: &State, choice: &Choice<'_>) -> fmt::Result 
 }
 
 fn lost_events(report: &Report) -> f64 {
-    report.truth.lost.iter().map(|loss| loss.events as f64).sum()
+    report.truth.lost_events() as f64
 }
 
 /// A value of each subject that has one.

@@ -10,12 +10,12 @@ use std::{
         mpsc,
     },
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
 
-use crate::process::{self, ProcessError, identity};
+use crate::process::{self, ProcessError, host::unix_now, identity};
 
 /// How many of the largest mappings are kept.
 const LARGEST: usize = 32;
@@ -144,7 +144,7 @@ fn read(pid: u32, start_ticks: u64, deadline: Instant) -> Result<Breakdown, Proc
     let open =
         |name: &str| File::open(process::directory(pid).join(name)).map_err(|error| failed(name, error));
     let mut breakdown = Breakdown { pid, ..Breakdown::default() };
-    breakdown.at_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    breakdown.at_unix_s = unix_now();
     let mut text = String::new();
     let rollup = open("smaps_rollup")?.take(64 << 10).read_to_string(&mut text);
     rollup.map_err(|error| failed("smaps_rollup", error))?;

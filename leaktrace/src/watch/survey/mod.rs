@@ -9,7 +9,6 @@ mod sums;
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,6 +24,7 @@ use crate::{
     process::{
         self, RunState,
         cgroup::{Mounts, Place},
+        host::boot_id,
         identity,
         status::{Memory, Stat},
     },
@@ -380,10 +380,4 @@ impl Survey {
 /// Whether the whole process ends, as far as its first thread tells: that one may end long before the others.
 fn is_ending(stat: &Stat) -> bool {
     stat.ending && stat.threads <= 1
-}
-
-/// Of this boot: PIDs and start times mean nothing in another one.
-fn boot_id() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
 }
