@@ -5,9 +5,9 @@ mod harness;
 
 use harness::{
     Container, Daemon, Outcomes, Target, Tracer,
-    daemon::{self, ACCELERATED},
+    daemon::{self, ACCELERATED, alerts, config, scope, sink, until},
     interpreters::State,
-    listener::{Listener, Reply, Request},
+    listener::{Listener, Reply},
     longest_wait,
     prometheus::Prometheus,
     service::{self, Leak, Load},
@@ -20,28 +20,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Alerts go to a listener; metrics are wherever the kernel has a port.
-fn sink(listener: &Listener) -> String {
-    format!(
-        "[[alerts.sink]]\nname = \"listener\"\nwebhook = \"{}\"\n[serve]\nlisten = \"127.0.0.1:0\"\n",
-        listener.url("/alerts")
-    )
-}
-
-/// A scope before everything else, since tables end what belongs to no table.
-fn config(scopes: &str, more: &str) -> String {
-    format!("{ACCELERATED}\n{scopes}\n{more}")
-}
-
-fn scope(name: &str, pattern: &str) -> String {
-    format!("[[scope]]\nname = \"{name}\"\n{pattern}\n")
-}
-
-/// The alerts that came, decoded.
-fn alerts(requests: &[Request]) -> Vec<Value> {
-    requests.iter().filter_map(|request| serde_json::from_str(&request.body).ok()).collect()
-}
-
 /// Whether a subject was told of as leaking in that line first of all.
 fn tells_of(alert: &Value, subject: &str, line: &str) -> bool {
     let is_subject = alert["subject"]["container"]["id"] == subject;
@@ -51,22 +29,18 @@ fn tells_of(alert: &Value, subject: &str, line: &str) -> bool {
 
 /// Waits until each of these subjects was told of with its line.
 fn await_told(listener: &Listener, wanted: &[(String, Vec<String>)]) -> Outcomes<()> {
-    let deadline = Instant::now() + longest_wait();
-    loop {
+    until(|| {
         let alerts = alerts(&listener.requests());
         let told = |(subject, lines): &(String, Vec<String>)| {
             alerts.iter().any(|alert| lines.iter().any(|line| tells_of(alert, subject, line)))
         };
         let missing: Vec<_> = wanted.iter().filter(|wanted| !told(wanted)).collect();
-        if missing.is_empty() {
-            return Ok(());
+        let sentences: Vec<&Value> = alerts.iter().map(|alert| &alert["sentence"]).collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(format!("nobody was told of {missing:?}: {sentences:#?}")),
         }
-        if Instant::now() > deadline {
-            let sentences: Vec<&Value> = alerts.iter().map(|alert| &alert["sentence"]).collect();
-            return Err(format!("nobody was told of {missing:?}: {sentences:#?}"));
-        }
-        sleep(Duration::from_millis(200));
-    }
+    })
 }
 
 /// Requests a second, over some seconds.
@@ -164,22 +138,25 @@ fn root_a_killed_daemon_harms_nobody_and_the_next_goes_on() -> Outcomes<()> {
     let mut daemon = Daemon::start(directory.path(), &text)?;
     daemon.process.await_said(&["traced exactly"])?;
     // All but the last interval is safe.
-    let deadline = Instant::now() + longest_wait();
-    while !decisions(&daemon)?.contains("traced exactly") {
-        assert!(Instant::now() < deadline, "the decision does not come to the history");
-        sleep(Duration::from_millis(100));
-    }
+    until(|| match decisions(&daemon)? {
+        decisions if decisions.contains("traced exactly") => Ok(()),
+        decisions => Err(format!("the decision does not come to the history: {decisions}")),
+    })?;
     load.await_more(50)?;
     daemon.process.signal(libc::SIGKILL);
     drop(daemon);
     // The processes that traced for it end by themselves, and put everything back.
-    let deadline = Instant::now() + longest_wait();
-    while let Err(difference) = before.check_unchanged(&target.ask_json("state")?) {
-        assert!(Instant::now() < deadline, "{difference}");
-        sleep(Duration::from_millis(200));
-    }
-    let daemon = Daemon::start(directory.path(), &text)?;
+    until(|| before.check_unchanged(&target.ask_json("state")?))?;
+    // It need not trace anybody to know again who was suspected.
+    let untraced = text.replace("[tracing]", "[tracing]\nenabled = false");
+    let daemon =
+        Daemon::start(directory.path(), &untraced.replace("listen = []", "listen = \"127.0.0.1:0\""))?;
     assert!(decisions(&daemon)?.contains("traced exactly"), "what was decided before the kill is gone");
+    daemon.await_answer("/api/v1/subjects/flask_service.py", |_, subject| {
+        let subject: Value = serde_json::from_str(subject).unwrap_or_default();
+        let suspects = subject["subject"]["suspects"].as_array().or(subject["suspects"].as_array());
+        suspects.is_some_and(|suspects| suspects.iter().any(|suspect| suspect["stack"] != Value::Null))
+    })?;
     assert_eq!(daemon.end()?.code(), 0);
     load.check().map(drop)
 }
@@ -234,17 +211,11 @@ fn root_a_container_that_leaks_until_it_is_killed_leaves_evidence() -> Outcomes<
 
 /// Waits for an alert of that kind.
 fn await_alert(listener: &Listener, kind: &str) -> Outcomes<Value> {
-    let deadline = Instant::now() + longest_wait();
-    loop {
+    until(|| {
         let alerts = alerts(&listener.requests());
-        if let Some(alert) = alerts.iter().find(|alert| alert["kind"] == kind) {
-            return Ok(alert.clone());
-        }
-        if Instant::now() > deadline {
-            return Err(format!("no {kind} among {alerts:#?}"));
-        }
-        sleep(Duration::from_millis(100));
-    }
+        let found = alerts.iter().find(|alert| alert["kind"] == kind).cloned();
+        found.ok_or_else(|| format!("no {kind} among {alerts:#?}"))
+    })
 }
 
 #[test]
@@ -284,17 +255,10 @@ fn root_a_configuration_is_read_anew_whole_or_not_at_all() -> Outcomes<()> {
 
 /// Waits until the history knows a process; returns everybody that it knows.
 fn await_known(daemon: &Daemon, pid: u32) -> Outcomes<BTreeSet<u32>> {
-    let deadline = Instant::now() + longest_wait();
-    loop {
+    until(|| {
         let known = subjects(daemon)?;
-        if known.contains(&pid) {
-            return Ok(known);
-        }
-        if Instant::now() > deadline {
-            return Err(format!("{pid} is not among {known:?}"));
-        }
-        sleep(Duration::from_millis(200));
-    }
+        if known.contains(&pid) { Ok(known) } else { Err(format!("{pid} is not among {known:?}")) }
+    })
 }
 
 /// PIDs of everybody that the history knows.

@@ -54,6 +54,7 @@ const TEST: &[Package] = &[
     Package { name: "runc", why: "starts containers as most engines do" },
     Package { name: "golang-go", why: "its pprof tool opens the profiles that leaktrace writes" },
     Package { name: "prometheus", why: "scrapes the daemon; its promtool checks the metrics" },
+    Package { name: "libfaketime", why: "sets the clock of one daemon, and of nobody else" },
     Package { name: "openssl", why: "makes a certificate for a webhook that alerts are sent to" },
 ];
 

@@ -22,8 +22,8 @@ pub struct WireAlert<'a> {
     at_unix_s: f64,
     host: &'a str,
     sentence: &'a str,
-    /// `None`: of the daemon itself.
-    subject: Option<&'a Subject>,
+    /// `None`: of the daemon itself. Of its command only the program: alerts leave the host, and arguments may hold passwords.
+    subject: Option<Subject>,
     memory: Option<&'a MemoryReading>,
     suspects: &'a [Suspect],
     see_more: &'a [String],
@@ -42,13 +42,19 @@ impl<'a> From<&'a Alert> for WireAlert<'a> {
             at_unix_s: alert.at_unix_s,
             host: &alert.host,
             sentence: &alert.sentence,
-            subject: of_somebody.then_some(&alert.subject),
+            subject: of_somebody.then(|| without_arguments(&alert.subject)),
             memory: of_somebody.then_some(&alert.memory),
             suspects: &alert.suspects,
             see_more: &alert.see_more,
             evidence: alert.evidence.as_deref(),
         }
     }
+}
+
+fn without_arguments(subject: &Subject) -> Subject {
+    let mut subject = subject.clone();
+    subject.command.truncate(1);
+    subject
 }
 
 /// One line, without its end.
@@ -61,5 +67,18 @@ pub fn line(alert: &Alert) -> String {
             tracing::error!("an alert cannot be written as JSON: {error}");
             String::new()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_of_a_command_do_not_leave_the_host() {
+        let command = ["/usr/bin/shop", "--password", "swordfish"].map(str::to_owned).to_vec();
+        let subject = Subject { key: "process:b:1:2".into(), command, ..Subject::default() };
+        let line = line(&Alert { subject, ..Alert::default() });
+        assert!(line.contains("/usr/bin/shop") && !line.contains("swordfish"), "{line}");
     }
 }

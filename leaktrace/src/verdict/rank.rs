@@ -1,11 +1,18 @@
-//! Which suspect comes first: leaks, by what they cost and how sure that is; then what may become one.
+//! Which suspect comes first: leaks, by what they cost and how sure that is; then what may become one. Everybody who shows suspects
+//! shows them in this order.
 
 use std::cmp::Ordering;
 
 use super::model::{Shape, Verdict};
+use crate::report::model::Amount;
 
-/// The worst first.
-pub fn worst_first(left: &Verdict, right: &Verdict) -> Ordering {
+/// The worst first: by their verdicts, then by their survivors.
+pub fn worst_first(left: (&Verdict, Amount), right: (&Verdict, Amount)) -> Ordering {
+    let by_verdict = by_verdict(left.0, right.0);
+    by_verdict.then_with(|| right.1.bytes.cmp(&left.1.bytes))
+}
+
+fn by_verdict(left: &Verdict, right: &Verdict) -> Ordering {
     let class = |verdict: &Verdict| match verdict.shape {
         Shape::GrowsSteadily => 0,
         Shape::TooEarly => 1,
@@ -43,7 +50,7 @@ mod tests {
             verdict(Shape::TooEarly, f64::NAN, 0.0),
             verdict(Shape::GrowsSteadily, 1000.0, 0.9),
         ];
-        all.sort_by(worst_first);
+        all.sort_by(by_verdict);
         let order: Vec<(Shape, f64)> =
             all.iter().map(|verdict| (verdict.shape, verdict.confidence)).collect();
         let leak = Shape::GrowsSteadily;
@@ -52,5 +59,11 @@ mod tests {
             [(leak, 0.9), (leak, 0.99), (leak, 0.91), (Shape::TooEarly, 0.1)]
         );
         assert_eq!(order.last().unwrap().0, Shape::Steady);
+    }
+
+    #[test]
+    fn of_those_that_nothing_is_thought_of_what_holds_most_comes_first() {
+        let (early, amount) = (Verdict::default(), |bytes| Amount { bytes, blocks: 1 });
+        assert_eq!(worst_first((&early, amount(2)), (&early, amount(1))), Ordering::Less);
     }
 }

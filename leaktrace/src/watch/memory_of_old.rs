@@ -39,10 +39,9 @@ impl Memory {
     fn restore_from(&self, history: &History, watched: &mut Watched) -> Result<(), StoreError> {
         let key = watched.subject.key.clone();
         watched.restore(&history.memory(&key, self.span(MEMORY_S))?);
-        let mut stacks = history.stacks(&key)?;
-        for (site, readings) in history.site_readings(&key, self.now - SITES_S)? {
-            watched.book_mut().restore(site, readings, stacks.remove(&site).unwrap_or_default());
-        }
+        let readings = history.site_readings(&key, self.now - SITES_S)?;
+        let judged = history.suspects(&key, self.span(SITES_S))?;
+        watched.book_mut().restore(readings, history.stacks(&key)?, judged);
         Ok(())
     }
 

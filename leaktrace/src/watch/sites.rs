@@ -2,7 +2,8 @@
 
 use std::{
     cmp::Reverse,
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
+    mem,
 };
 
 use crate::{
@@ -42,6 +43,8 @@ struct Site {
 pub struct SiteBook {
     sites: HashMap<SiteKey, Site>,
     processes: Vec<ProcessReading>,
+    /// The worst first.
+    suspects: Vec<Suspect>,
 }
 
 /// What a report says of one site, over all processes.
@@ -91,11 +94,27 @@ impl SiteBook {
         }
     }
 
-    /// Restores readings that were made before a restart.
-    pub fn restore(&mut self, key: SiteKey, readings: Vec<SiteReading>, stack: Vec<String>) {
-        let site = self.sites.entry(key).or_default();
-        site.stack = stack;
-        readings.into_iter().for_each(|reading| site.take(reading));
+    /// Restores what was known of the sites before a restart: their readings, their stacks, and what was thought of those that were
+    /// judged.
+    pub fn restore(
+        &mut self,
+        readings: BTreeMap<SiteKey, Vec<SiteReading>>,
+        mut stacks: BTreeMap<SiteKey, Vec<String>>,
+        judged: Vec<Suspect>,
+    ) {
+        for (key, readings) in readings {
+            let site = self.sites.entry(key).or_default();
+            site.stack = stacks.remove(&key).unwrap_or_default();
+            let last = readings.last().map(|last| Amount { bytes: last.bytes, blocks: last.blocks });
+            site.survivors = last.unwrap_or_default();
+            readings.into_iter().for_each(|reading| site.take(reading));
+        }
+        for Suspect { site, line, survivors, verdict, stack } in judged {
+            let site = self.sites.entry(site).or_default();
+            *site = Site { readings: mem::take(&mut site.readings), verdict, line, stack, survivors };
+        }
+        self.forget_the_least();
+        self.rank();
     }
 
     /// Judges anew and returns the verdicts that have changed their shape.
@@ -109,6 +128,7 @@ impl SiteBook {
             }
             site.verdict = verdict;
         }
+        self.rank();
         changed
     }
 
@@ -124,21 +144,22 @@ impl SiteBook {
 
     /// The worst first: leaks, then whatever else grows, then what holds memory and cannot be judged yet: of somebody who is killed
     /// soon, that is all there is.
-    pub fn suspects(&self) -> Vec<Suspect> {
+    pub fn suspects(&self) -> &[Suspect] {
+        &self.suspects
+    }
+
+    fn rank(&mut self) {
         let is_suspect = |site: &Site| {
             let unjudged = site.verdict.shape == Shape::TooEarly && !site.survivors.is_zero();
             site.verdict.bytes_per_hour > 0.0 || unjudged
         };
         let mut suspects: Vec<(&SiteKey, &Site)> =
             self.sites.iter().filter(|(_, site)| is_suspect(site)).collect();
-        suspects.sort_by(|a, b| {
-            let survivors = |site: &Site| site.survivors.bytes;
-            worst_first(&a.1.verdict, &b.1.verdict)
-                .then(survivors(b.1).cmp(&survivors(a.1)))
-                .then(a.0.cmp(b.0))
+        suspects.sort_by(|(a, left), (b, right)| {
+            worst_first((&left.verdict, left.survivors), (&right.verdict, right.survivors)).then(a.cmp(b))
         });
         suspects.truncate(MAX_SUSPECTS);
-        suspects.into_iter().map(|(key, site)| site.suspect(*key)).collect()
+        self.suspects = suspects.into_iter().map(|(key, site)| site.suspect(*key)).collect();
     }
 
     /// Which share of the growth while traced known leaks explain, 0 to 1.
@@ -162,6 +183,7 @@ impl SiteBook {
         self.processes.iter_mut().for_each(|reading| reading.at_unix_s += by);
         let since = self.sites.values_mut().filter_map(|site| site.verdict.since_unix_s.as_mut());
         since.for_each(|since| *since += by);
+        self.rank();
     }
 
     fn forget_the_least(&mut self) {
@@ -282,6 +304,33 @@ mod tests {
         book.judge(&Options::default());
         let suspects = book.suspects();
         assert_eq!(suspects.iter().map(|suspect| suspect.survivors.bytes).collect::<Vec<_>>(), [2400, 24]);
+    }
+
+    #[test]
+    fn what_was_thought_before_a_restart_is_thought_after_it() {
+        let mut book = SiteBook::default();
+        (0..100).for_each(|tick| {
+            book.take(1, &report(vec![site(7, tick * 65_536), site(9, 2400)]), at(tick as f64 * 10.0));
+        });
+        book.judge(&Options::default());
+        let (readings, stacks) = (|site: &Site| site.readings.clone(), |site: &Site| site.stack.clone());
+        let leaks = |book: &SiteBook| {
+            book.suspects().iter().filter(|suspect| suspect.verdict.is_leak()).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(leaks(&book).len(), 1, "{:?}", book.suspects());
+        let mut next = SiteBook::default();
+        next.restore(
+            book.sites.iter().map(|(key, site)| (*key, readings(site))).collect(),
+            book.sites.iter().map(|(key, site)| (*key, stacks(site))).collect(),
+            leaks(&book),
+        );
+        assert_eq!(leaks(&next), leaks(&book));
+        // Of what was not judged there is what it held.
+        assert!(
+            next.suspects().iter().any(|suspect| suspect.survivors.bytes == 2400),
+            "{:?}",
+            next.suspects()
+        );
     }
 
     #[test]

@@ -198,7 +198,7 @@ impl Watched {
             trend: self.trend.clone(),
             session: self.trace.as_ref().map(|trace| trace.info.clone()),
             report: self.report.clone(),
-            suspects: self.book.suspects(),
+            suspects: self.book.suspects().to_vec(),
             unexplained: self.unexplained.clone(),
             decision: self.decision.clone(),
         }

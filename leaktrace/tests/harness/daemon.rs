@@ -1,9 +1,17 @@
 //! The daemon, with a configuration and a state of its own, in accelerated time: what takes days in production takes a minute.
 
-use super::{Outcome, Outcomes, Tracer, longest_wait};
+use super::{
+    Outcome, Outcomes, Tracer,
+    listener::{Listener, Request},
+    longest_wait,
+    tracer::TracerBuilder,
+};
+use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -37,10 +45,15 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it; its state lies in `directory`, and is found there by the next one.
     pub fn start(directory: &Path, config: &str) -> Outcomes<Self> {
+        Self::start_as(Tracer::bare(), directory, config)
+    }
+
+    /// The same by a tracer that is to be started otherwise than usual.
+    pub fn start_as(tracer: TracerBuilder, directory: &Path, config: &str) -> Outcomes<Self> {
         let file = directory.join("leaktrace.toml");
         let state = directory.join("state");
         write(&file, &state, config)?;
-        let mut process = Tracer::bare().args(&["daemon", "--config"]).arg(&file).start()?;
+        let mut process = tracer.args(&["daemon", "--config"]).arg(&file).start()?;
         let began = process.await_said(&["watching"])?;
         Ok(Self { process, began, state, config: file })
     }
@@ -49,6 +62,23 @@ impl Daemon {
     pub fn served_at(&self) -> Outcomes<&str> {
         let address = self.began.split("http://").nth(1).map(str::trim);
         address.ok_or_else(|| format!("it serves nothing: {}", self.began))
+    }
+
+    /// What it answers: status and body.
+    pub fn get(&self, path: &str) -> Outcomes<(u16, String)> {
+        let request = ureq::get(format!("http://{}{path}", self.served_at()?));
+        let answer = request.config().http_status_as_error(false).build().call();
+        let mut answer = answer.map_err(|e| format!("{path}: {e}"))?;
+        let body = answer.body_mut().read_to_string().map_err(|e| format!("{path}: {e}"))?;
+        Ok((answer.status().as_u16(), body))
+    }
+
+    /// Waits until it answers as is wanted.
+    pub fn await_answer(&self, path: &str, wanted: impl Fn(u16, &str) -> bool) -> Outcomes<String> {
+        until(|| {
+            let (status, body) = self.get(path)?;
+            if wanted(status, &body) { Ok(body) } else { Err(format!("{path}: {status} {body}")) }
+        })
     }
 
     /// Writes another configuration; it is read when the daemon is told to.
@@ -81,6 +111,41 @@ impl Daemon {
         self.process.signal(libc::SIGTERM);
         self.process.await_end_within(longest_wait())
     }
+}
+
+/// Tries until it succeeds; else the last failure.
+pub fn until<T>(mut attempt: impl FnMut() -> Outcomes<T>) -> Outcomes<T> {
+    let deadline = Instant::now() + longest_wait();
+    loop {
+        match attempt() {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => sleep(Duration::from_millis(200)),
+            good => return good,
+        }
+    }
+}
+
+/// Alerts go to a listener; metrics are wherever the kernel has a port.
+pub fn sink(listener: &Listener) -> String {
+    format!(
+        "[[alerts.sink]]\nname = \"listener\"\nwebhook = \"{}\"\n[serve]\nlisten = \"127.0.0.1:0\"\n",
+        listener.url("/alerts")
+    )
+}
+
+/// A scope before everything else, since tables end what belongs to no table.
+pub fn config(scopes: &str, more: &str) -> String {
+    format!("{ACCELERATED}\n{scopes}\n{more}")
+}
+
+/// A scope of the configuration.
+pub fn scope(name: &str, pattern: &str) -> String {
+    format!("[[scope]]\nname = \"{name}\"\n{pattern}\n")
+}
+
+/// The alerts that came, decoded.
+pub fn alerts(requests: &[Request]) -> Vec<Value> {
+    requests.iter().filter_map(|request| serde_json::from_str(&request.body).ok()).collect()
 }
 
 fn write(file: &Path, state: &Path, config: &str) -> Outcomes<()> {

@@ -16,7 +16,7 @@ use crate::{
         model::{Amount, SiteReport},
     },
     store::StoreError,
-    verdict::{Shape, Verdict},
+    verdict::{Verdict, worst_first},
     watched::Suspect,
 };
 
@@ -32,8 +32,7 @@ struct Judged {
 }
 
 impl History {
-    /// What was thought last, until the end of a span, of each site of a subject that was judged in it: leaks first, then those that grow
-    /// fastest.
+    /// What was thought last, until the end of a span, of each site of a subject that was judged in it, the worst first.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -58,7 +57,9 @@ impl History {
                 })
             });
             let mut suspects: Vec<Suspect> = suspects.collect::<rusqlite::Result<_>>()?;
-            suspects.sort_by(worst_first);
+            suspects.sort_by(|a, b| {
+                worst_first((&a.verdict, a.survivors), (&b.verdict, b.survivors)).then(a.site.cmp(&b.site))
+            });
             Ok(suspects)
         })
     }
@@ -100,22 +101,6 @@ impl History {
             rows.collect()
         })
     }
-}
-
-fn worst_first(a: &Suspect, b: &Suspect) -> std::cmp::Ordering {
-    let rank = |suspect: &Suspect| match suspect.verdict.shape {
-        Shape::GrowsSteadily => 0,
-        Shape::GrowsWithLoad => 1,
-        Shape::Bursts => 2,
-        Shape::LevelledOff => 3,
-        Shape::Steady => 4,
-        Shape::TooEarly => 5,
-    };
-    rank(a)
-        .cmp(&rank(b))
-        .then(b.verdict.bytes_per_hour.total_cmp(&a.verdict.bytes_per_hour))
-        .then(b.survivors.bytes.cmp(&a.survivors.bytes))
-        .then(a.site.cmp(&b.site))
 }
 
 fn judged(connection: &Connection, subject: &str, span: Span) -> rusqlite::Result<Vec<Judged>> {
