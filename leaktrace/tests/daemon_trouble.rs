@@ -17,7 +17,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Serves where the kernel has a port, and tells nobody.

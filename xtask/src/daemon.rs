@@ -98,6 +98,18 @@ impl Daemon {
         Ok(())
     }
 
+    /// Waits until it says something with these words.
+    pub fn await_said(&self, words: &str, limit: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while !fs::read_to_string(&self.log).unwrap_or_default().contains(words) {
+            if begun.elapsed() > limit {
+                bail!("nothing is said of {words:?} for {} s: {}", limit.as_secs(), self.last_words());
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
     fn last_words(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         log.lines().rev().take(3).collect::<Vec<_>>().join(" | ")

@@ -47,6 +47,21 @@ least_memory = "16KiB"
 stretches = ["10s", "1m", "10m"]
 "#;
 
+/// As [`BUSY`], and exactly after a while, whatever that costs.
+const CLOSER: &str = r#"
+[[scope]]
+name = "services"
+command = ["*/targets/python/flask_service.py*"]
+[tracing]
+max_duration = "1h"
+light_for = "45s"
+max_slowdown = 10000.0
+max_slowdown_light = 10000.0
+[verdict]
+least_memory = "16KiB"
+stretches = ["10s", "1m", "10m"]
+"#;
+
 /// Measures and prints.
 pub fn run(bench: &Bench) -> Result<()> {
     println!("\nthe daemon, watching only, for {} s each", WINDOW.as_secs());
@@ -61,7 +76,8 @@ pub fn run(bench: &Bench) -> Result<()> {
     }
     crowd.ask_until("end", "total ")?;
     drop(crowd);
-    stage_1(bench)
+    stage_1(bench)?;
+    stages(bench)
 }
 
 /// So many processes that sleep.
@@ -138,6 +154,47 @@ fn stage_1(bench: &Bench) -> Result<()> {
         traced / plain
     );
     daemon.stop()
+}
+
+/// What each stage does to a service that answers as fast as it can.
+fn stages(bench: &Bench) -> Result<()> {
+    let mut service = Script::start(&[], "flask_service.py", &["0"])?;
+    let mut loads = [Load::start(&mut service, CONNECTIONS, 0.0)?];
+    thread::sleep(WARM_UP);
+    let mut pace = || {
+        throughput(&mut loads, || {
+            thread::sleep(WINDOW);
+            Ok(())
+        })
+    };
+    let plain = pace()?;
+    let place = Place::anew(bench.directory.join("daemon-stages"))?;
+    place.configure("interval = \"1s\"", &CLOSER.replace("[tracing]", "[tracing]\nenabled = false"))?;
+    let daemon = Daemon::start(&bench.binary, &place)?;
+    let watched = pace()?;
+    daemon.stop()?;
+    let place = Place::anew(bench.directory.join("daemon-stages"))?;
+    place.configure("interval = \"1s\"", CLOSER)?;
+    let daemon = Daemon::start(&bench.binary, &place)?;
+    daemon.await_said("traced lightly", LIMIT)?;
+    thread::sleep(WARM_UP);
+    let light = pace()?;
+    daemon.await_said("traced exactly", LIMIT)?;
+    thread::sleep(WARM_UP);
+    let exact = pace()?;
+    daemon.stop()?;
+    println!("\na service that answers as fast as it can, {} s in each stage", WINDOW.as_secs());
+    println!("{:>16} {:>12} {:>9}", "stage", "requests/s", "of plain");
+    for (stage, rate) in [
+        ("plain", plain),
+        ("watched", watched),
+        ("traced lightly", light),
+        ("traced exactly", exact),
+        ("afterwards", pace()?),
+    ] {
+        println!("{stage:>16} {:>12} {:>9.3}", number(rate), rate / plain);
+    }
+    Ok(())
 }
 
 /// Requests a second of all services together, meanwhile.
