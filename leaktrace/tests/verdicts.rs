@@ -15,7 +15,7 @@ use harness::{Outcomes, Target, Tracer, longest_wait, service, tracer};
 use leaktrace::{
     report::{
         fingerprint::SiteKey,
-        model::{FrameKind, ProcessReport, Report, SiteReport},
+        model::{Amount, FrameKind, ProcessReport, Report, SiteReport},
     },
     session::wire,
     verdict::{self, Options, ProcessReading, SiteReading, Unexplained, Verdict},
@@ -130,7 +130,7 @@ impl Program {
             (line, verdict::judge(readings, &self.process, options))
         });
         let mut all: Vec<(Line, Verdict)> = judged.collect();
-        all.sort_by(|a, b| verdict::worst_first(&a.1, &b.1));
+        all.sort_by(|a, b| verdict::worst_first((&a.1, Amount::default()), (&b.1, Amount::default())));
         all
     }
 
