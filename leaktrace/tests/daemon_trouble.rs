@@ -122,6 +122,7 @@ fn root_a_damaged_history_is_kept_aside_and_a_new_one_begun() -> Outcomes<()> {
     let history = daemon.history();
     await_readings(&history, 2)?;
     assert_eq!(daemon.end()?.code(), 0);
+    assert!(!history.with_extension("db-wal").exists(), "at rest a history is one file");
     let file = File::options().write(true).open(&history).map_err(|e| e.to_string())?;
     file.write_all_at(&[0xa5; 3 * 4096], 0).map_err(|e| e.to_string())?;
     let daemon = Daemon::start(directory.path(), &text)?;
@@ -169,7 +170,7 @@ fn root_a_webhook_that_hangs_delays_nobody() -> Outcomes<()> {
     let written = until(|| fs::read_to_string(&told).map_err(|e| e.to_string()))?;
     assert!(written.contains("memory_above"), "{written}");
     // Nor the daemon itself.
-    let before = readings(&daemon.history())?.len();
+    let before = await_readings(&daemon.history(), 1)?.len();
     await_readings(&daemon.history(), before + 4)?;
     daemon.await_answer("/healthz", |status, _| status == 200)?;
     assert_eq!(daemon.end()?.code(), 0);

@@ -505,5 +505,9 @@ impl Watcher {
         if !self.writer.flush(LAST_WORDS) {
             say("the history could not be written to the end");
         }
+        // Who closes the history last moves its log into it: that must be somebody who writes. At rest it is one file.
+        let Self { memory, writer, .. } = self;
+        drop(memory);
+        drop(writer);
     }
 }
