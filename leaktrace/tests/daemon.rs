@@ -8,14 +8,16 @@ use harness::{
     daemon::{self, ACCELERATED, alerts, config, scope, sink, until},
     interpreters::State,
     listener::{Listener, Reply},
-    longest_wait,
     prometheus::Prometheus,
     service::{self, Leak, Load},
 };
+use leaktrace::process::capability::Capability;
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
     fs,
+    os::unix::process::CommandExt,
+    process::Command,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -216,6 +218,58 @@ fn await_alert(listener: &Listener, kind: &str) -> Outcomes<Value> {
         let found = alerts.iter().find(|alert| alert["kind"] == kind).cloned();
         found.ok_or_else(|| format!("no {kind} among {alerts:#?}"))
     })
+}
+
+/// Capabilities that the unit for systemd grants.
+fn capabilities_of_the_unit() -> Outcomes<Vec<Capability>> {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/leaktrace.service");
+    let text = fs::read_to_string(unit).map_err(|e| format!("{unit}: {e}"))?;
+    let granted = text.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let granted = granted.ok_or("the unit bounds no capabilities")?.split(' ');
+    let numbered = |name: &str| {
+        let found = (0..64).map(Capability).find(|capability| capability.to_string() == name);
+        found.ok_or_else(|| format!("no capability is called {name}"))
+    };
+    granted.map(numbered).collect()
+}
+
+/// Traces a process with no more than these capabilities: whether it ends well with Python's blocks seen, or what was said.
+fn traced_with(capabilities: &[Capability], pid: u32) -> Outcomes<()> {
+    let kept = capabilities.to_vec();
+    let bound = move || {
+        for number in (0..64).filter(|number| !kept.contains(&Capability(*number))) {
+            // SAFETY: a plain system call; a capability that the kernel does not know is refused, and held by nobody.
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, u64::from(number), 0, 0, 0) };
+        }
+        Ok(())
+    };
+    let outcome =
+        Tracer::of(pid).args(&["--duration", "2s", "--min-age", "0s"]).before(bound).start()?.await_end()?;
+    let report = outcome.final_report()?;
+    let python = report.only_process()?.python.as_ref().ok_or("no Python was seen")?;
+    match python.redirected && python.tracked_blocks > 0 {
+        true => Ok(()),
+        false => Err(format!("{:?}", report.truth)),
+    }
+}
+
+/// Of a service that runs as another user, everything is seen with the unit's capabilities, and with none less.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_the_units_capabilities_are_enough_and_each_is_needed() -> Outcomes<()> {
+    const LEAK: &str = "import time\nprint('ready', flush=True)\nkept = []\nwhile True:\n    kept.append([bytes(100) for _ in range(20)])\n    time.sleep(0.01)";
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", LEAK]).uid(65_534).gid(65_534).current_dir("/");
+    let target = Target::command(command).start()?;
+    let granted = capabilities_of_the_unit()?;
+    traced_with(&granted, target.pid())?;
+    for left_out in &granted {
+        let others: Vec<Capability> = granted.iter().filter(|other| *other != left_out).copied().collect();
+        let without = traced_with(&others, target.pid());
+        let why = without.err().ok_or_else(|| format!("{left_out} is not needed"))?;
+        println!("without {left_out}: {why:.300}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -37,7 +37,9 @@ pub enum ProcessError {
         pid: u32,
     },
     /// The kernel refused.
-    #[error("not permitted to read {what} of process {pid}: run as root, or grant CAP_SYS_PTRACE")]
+    #[error(
+        "not permitted to read {what} of process {pid}: run as root, or grant CAP_SYS_PTRACE and CAP_DAC_OVERRIDE"
+    )]
     Denied {
         /// PID as this process sees it.
         pid: u32,
