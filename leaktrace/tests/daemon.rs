@@ -5,7 +5,7 @@ mod harness;
 
 use harness::{
     Container, Daemon, Outcomes, Target, Tracer,
-    daemon::{self, ACCELERATED, alerts, config, scope, sink, until},
+    daemon::{self, ACCELERATED, alerts, bounded_to, capabilities_of_the_unit, config, scope, sink, until},
     interpreters::State,
     listener::{Listener, Reply},
     prometheus::Prometheus,
@@ -220,31 +220,13 @@ fn await_alert(listener: &Listener, kind: &str) -> Outcomes<Value> {
     })
 }
 
-/// Capabilities that the unit for systemd grants.
-fn capabilities_of_the_unit() -> Outcomes<Vec<Capability>> {
-    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/leaktrace.service");
-    let text = fs::read_to_string(unit).map_err(|e| format!("{unit}: {e}"))?;
-    let granted = text.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
-    let granted = granted.ok_or("the unit bounds no capabilities")?.split(' ');
-    let numbered = |name: &str| {
-        let found = (0..64).map(Capability).find(|capability| capability.to_string() == name);
-        found.ok_or_else(|| format!("no capability is called {name}"))
-    };
-    granted.map(numbered).collect()
-}
-
 /// Traces a process with no more than these capabilities: whether it ends well with Python's blocks seen, or what was said.
 fn traced_with(capabilities: &[Capability], pid: u32) -> Outcomes<()> {
-    let kept = capabilities.to_vec();
-    let bound = move || {
-        for number in (0..64).filter(|number| !kept.contains(&Capability(*number))) {
-            // SAFETY: a plain system call; a capability that the kernel does not know is refused, and held by nobody.
-            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, u64::from(number), 0, 0, 0) };
-        }
-        Ok(())
-    };
-    let outcome =
-        Tracer::of(pid).args(&["--duration", "2s", "--min-age", "0s"]).before(bound).start()?.await_end()?;
+    let outcome = Tracer::of(pid)
+        .args(&["--duration", "2s", "--min-age", "0s"])
+        .before(bounded_to(capabilities))
+        .start()?
+        .await_end()?;
     let report = outcome.final_report()?;
     let python = report.only_process()?.python.as_ref().ok_or("no Python was seen")?;
     match python.redirected && python.tracked_blocks > 0 {

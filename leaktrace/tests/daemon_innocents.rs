@@ -19,9 +19,10 @@ use std::{
 const INNOCENTS: [&str; 6] =
     ["CacheThatFills", "WarmUp", "Sawtooth", "GrowthWithLoad", "Fragmentation", "ConnectionPool"];
 /// How long growth lasts where it ends, seconds: longer than it takes to notice it, to find out what tracing costs, and to trace.
-const GROWTH_S: &str = "40";
-/// What is asked for before a site is called a leak: longer than what is left of that growth when tracing begins.
-const LEAST_WATCHED: &str = "least_watched = \"35s\"";
+const GROWTH_S: &str = "24";
+/// What is asked for before a site is called a leak: so much longer than what is left of that growth when tracing begins (it is
+/// noticed after ten seconds) that its end is seen before.
+const LEAST_WATCHED: &str = "least_watched = \"36s\"";
 /// Seven programs that are traced exactly are enough for a machine: the tests take turns.
 static TURN: Mutex<()> = Mutex::new(());
 /// Everybody is traced at once.

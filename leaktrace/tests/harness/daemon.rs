@@ -6,9 +6,10 @@ use super::{
     longest_wait,
     tracer::TracerBuilder,
 };
+use leaktrace::process::capability::Capability;
 use serde_json::Value;
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
@@ -43,7 +44,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it; its state lies in `directory`, and is found there by the next one.
+    /// Starts it with the capabilities that systemd would grant it; its state lies in `directory`, and is found there by the next one.
     pub fn start(directory: &Path, config: &str) -> Outcomes<Self> {
         Self::start_as(Tracer::bare(), directory, config)
     }
@@ -53,7 +54,8 @@ impl Daemon {
         let file = directory.join("leaktrace.toml");
         let state = directory.join("state");
         write(&file, &state, config)?;
-        let mut process = tracer.args(&["daemon", "--config"]).arg(&file).start()?;
+        let bound = bounded_to(&capabilities_of_the_unit()?);
+        let mut process = tracer.before(bound).args(&["daemon", "--config"]).arg(&file).start()?;
         let began = process.await_said(&["watching"])?;
         Ok(Self { process, began, state, config: file })
     }
@@ -110,6 +112,30 @@ impl Daemon {
     pub fn end(self) -> Outcomes<Outcome> {
         self.process.signal(libc::SIGTERM);
         self.process.await_end_within(longest_wait())
+    }
+}
+
+/// Capabilities that the unit for systemd grants.
+pub fn capabilities_of_the_unit() -> Outcomes<Vec<Capability>> {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/leaktrace.service");
+    let text = fs::read_to_string(unit).map_err(|e| format!("{unit}: {e}"))?;
+    let granted = text.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let numbered = |name: &str| {
+        let found = (0..64).map(Capability).find(|capability| capability.to_string() == name);
+        found.ok_or_else(|| format!("no capability is called {name}"))
+    };
+    granted.ok_or("the unit bounds no capabilities")?.split(' ').map(numbered).collect()
+}
+
+/// Leaves a process no more than these when it begins.
+pub fn bounded_to(capabilities: &[Capability]) -> impl FnMut() -> io::Result<()> + Send + Sync + 'static {
+    let kept = capabilities.to_vec();
+    move || {
+        for number in (0..64).filter(|number| !kept.contains(&Capability(*number))) {
+            // SAFETY: a plain system call; a capability that the kernel does not know is refused, and held by nobody.
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, u64::from(number), 0, 0, 0) };
+        }
+        Ok(())
     }
 }
 
