@@ -65,11 +65,9 @@ fn root_no_epoch_keeps_a_remainder() -> Outcomes<()> {
 }
 
 /// Old and young blocks of one and the same stack are told apart by their age, exactly.
-#[test]
-#[ignore = "needs root and BPF: cargo xtask test"]
-fn root_survivors_are_exactly_the_old_blocks() -> Outcomes<()> {
+fn survivors_are_the_old_blocks(interval: &str) -> Outcomes<()> {
     let mut target = Target::start("ages")?;
-    let options = ["--interval", "100ms", "--min-age", "1s"];
+    let options = ["--interval", interval, "--min-age", "1s"];
     let mut tracer = Tracer::of(target.pid()).args(&options).start()?;
     tracer.await_tracing()?;
     target.ask("old")?;
@@ -81,4 +79,17 @@ fn root_survivors_are_exactly_the_old_blocks() -> Outcomes<()> {
     let process = outcome.final_report()?.only_process()?;
     assert_eq!(process.survivors.blocks, expectation.number("old")?);
     Ok(())
+}
+
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_survivors_are_exactly_the_old_blocks() -> Outcomes<()> {
+    survivors_are_the_old_blocks("100ms")
+}
+
+/// Nobody has to wait for a report to have survivors.
+#[test]
+#[ignore = "needs root and BPF: cargo xtask test"]
+fn root_survivors_are_known_although_no_report_was_due() -> Outcomes<()> {
+    survivors_are_the_old_blocks("1h")
 }

@@ -10,10 +10,15 @@ use crate::{
     ledger::Epochs,
 };
 
+/// Each epoch costs a wait for running programs, and a pass over all rows where two are merged.
+const SHORTEST: Duration = Duration::from_millis(100);
+
 /// The epochs, and the wait that is under way.
 pub struct EpochKeeper {
     /// Which epochs share a cell.
     pub epochs: Epochs,
+    /// How long an epoch is.
+    length: Duration,
     waiting: Option<JoinHandle<()>>,
     rules_off: u64,
 }
@@ -21,7 +26,13 @@ pub struct EpochKeeper {
 impl EpochKeeper {
     /// Epoch 0 begins now.
     pub fn new(min_age: Duration, interval: Duration, rules_off: u64) -> Self {
-        Self { epochs: Epochs::new(min_age, interval), waiting: None, rules_off }
+        let length = length(min_age, interval);
+        Self { epochs: Epochs::new(min_age, length), length, waiting: None, rules_off }
+    }
+
+    /// How long epochs are if they do not end with reports.
+    pub fn length_of_its_own(&self, interval: Duration) -> Option<Duration> {
+        (self.length < interval).then_some(self.length)
     }
 
     /// Begins the next epoch, unless the last table is not settled yet: then the epoch goes on.
@@ -66,5 +77,28 @@ impl EpochKeeper {
             }
             self.epochs.fold_finished();
         }
+    }
+}
+
+/// Epochs end with reports, unless survivors are to be told from others before the second of these: then each is as long as the
+/// minimum age.
+fn length(min_age: Duration, interval: Duration) -> Duration {
+    if min_age.is_zero() { interval } else { min_age.max(SHORTEST).min(interval) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_old_enough_is_known_before_the_first_report() {
+        let seconds = Duration::from_secs;
+        assert_eq!(length(seconds(2), seconds(60)), seconds(2));
+        assert_eq!(length(seconds(60), seconds(10)), seconds(10));
+        assert_eq!(length(seconds(10), seconds(10)), seconds(10));
+        assert_eq!(length(Duration::ZERO, seconds(10)), seconds(10), "everything survives that");
+        assert_eq!(length(Duration::from_millis(1), seconds(10)), SHORTEST);
+        let keeper = EpochKeeper::new(seconds(2), seconds(60), 0);
+        assert_eq!(keeper.length_of_its_own(seconds(60)), Some(seconds(2)));
     }
 }

@@ -144,6 +144,7 @@ async fn run_fallible(
     let mut reports = interval(plan.interval);
     reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
     reports.reset();
+    let mut epoch_ends = tracer.epoch_length().map(|length| Instant::now() + length);
     let mut housekeeping = interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Whether stacks are left to be taken in. They come last: on a busy host there are always some.
@@ -173,7 +174,14 @@ async fn run_fallible(
                 if stdout.write(&report).is_err() {
                     return Ok(Ending::StdoutClosed);
                 }
+                if epoch_ends.is_none() {
+                    tracer.next_epoch();
+                }
+                tracer.recycle();
+            }
+            () = until(epoch_ends) => {
                 tracer.next_epoch();
+                epoch_ends = tracer.epoch_length().map(|length| Instant::now() + length);
             }
             _ = housekeeping.tick() => {
                 tracer.keep_house().await;

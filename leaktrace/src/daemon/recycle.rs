@@ -20,7 +20,7 @@ const BATCH: usize = 1024;
 const GONE_BATCH: usize = 16 * 1024;
 /// Rows of running processes are only recycled when more than this share of the table is in use.
 const PRESSURE: f64 = 0.5;
-/// How often a row must have been found idle before it goes: two closed epochs.
+/// How often a row must have been found idle before it goes: at two reports.
 const IDLE_READINGS: u8 = 2;
 
 /// Rows on their way back.
@@ -43,7 +43,7 @@ impl Recycler {
         self.leaving.iter().find(|(leaving, _)| *leaving == index).map(|(_, row)| row.stack_id)
     }
 
-    /// Looks at the rows once per epoch and sends a batch on its way. `retired` says which serials are gone for good.
+    /// Looks at the rows once per report and sends a batch on its way. `retired` says which serials are gone for good.
     pub fn begin(
         &mut self,
         kernel: &mut Kernel,

@@ -29,10 +29,19 @@ const LOOKED_AFTER_AT_A_TIME: usize = 64;
 const SWEEP_TURNS: usize = 16;
 
 impl Tracer {
-    /// Begins the next epoch and sends idle rows on their way.
+    /// How long epochs are if they do not end with reports.
+    pub fn epoch_length(&self) -> Option<Duration> {
+        self.keeper.length_of_its_own(self.plan.interval)
+    }
+
+    /// Begins the next epoch.
     pub fn next_epoch(&mut self) {
         let now = self.now();
         self.keeper.advance(&self.kernel, now);
+    }
+
+    /// Sends idle rows on their way.
+    pub fn recycle(&mut self) {
         let keep = self
             .images
             .values()

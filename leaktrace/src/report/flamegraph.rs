@@ -132,7 +132,7 @@ fn colour(kind: FoldedKind, name: &str) -> Color {
 /// A picture that says that there is nothing to draw: inferno writes an error message instead.
 fn write_empty(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let text = format!(
-        "Nothing survived: no block is older than {} after {} of tracing.",
+        "Nothing survived that long: no block is known to be older than {} after {} of tracing.",
         duration(report.min_age_s),
         duration(report.elapsed_s)
     );

@@ -4,7 +4,7 @@
 use super::group::Share;
 use super::human::{bytes, count, duration, plural, printable, signed_bytes};
 use super::merge::{Bond, Unit};
-use super::model::{ProcessReport, Report};
+use super::model::{Amount, ProcessReport, Report};
 use super::wording::{amount, growth};
 use crate::target::Container;
 
@@ -141,7 +141,24 @@ pub(crate) fn nothing_survives(unit: &Unit<'_>, report: &Report) -> String {
             duration(report.elapsed_s)
         );
     }
+    let undecided = undecided(unit, report.min_age_s);
+    if !undecided.is_zero() {
+        return format!(
+            "No survivors for certain yet: {} may be older than {min_age} or not. Blocks are told apart by the epoch that they were \
+             allocated in: trace longer.",
+            amount(undecided)
+        );
+    }
     format!("No survivors: everything live is younger than {min_age}; what was older has been freed.")
+}
+
+/// Live blocks of epochs that began before the minimum age and ended after it.
+fn undecided(unit: &Unit<'_>, min_age_s: f64) -> Amount {
+    let sites = unit.processes.iter().flat_map(|process| &process.sites);
+    let of_both = sites
+        .flat_map(|site| &site.ages)
+        .filter(|age| age.youngest_s < min_age_s && age.oldest_s >= min_age_s);
+    of_both.fold(Amount::default(), |sum, age| sum.plus(age.live))
 }
 
 fn never_allocated(unit: &Unit<'_>) -> String {
@@ -189,7 +206,7 @@ fn listed_process(process: &ProcessReport, named: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::model::Amount;
+    use crate::report::model::{AgeClass, SiteReport};
 
     fn process(pid: u32, namespace_pids: &[u32], container: Option<&Container>) -> ProcessReport {
         ProcessReport {
@@ -223,6 +240,30 @@ mod tests {
         for (process, expected) in titles {
             assert_eq!(title(&Unit { bond: Bond::Process, processes: vec![&process] }), expected);
         }
+    }
+
+    #[test]
+    fn blocks_of_which_nobody_knows_whether_they_are_old_are_not_called_young() {
+        let live = Amount { bytes: 4096, blocks: 4 };
+        let aged = |youngest_s, oldest_s| {
+            let site = SiteReport {
+                allocated: live,
+                live,
+                ages: vec![AgeClass { youngest_s, oldest_s, live }],
+                ..SiteReport::default()
+            };
+            ProcessReport { allocated: live, live, sites: vec![site], ..process(7, &[7], None) }
+        };
+        let report = Report { min_age_s: 10.0, elapsed_s: 12.0, ..Report::default() };
+        let said = |process: &ProcessReport| {
+            nothing_survives(&Unit { bond: Bond::Process, processes: vec![process] }, &report)
+        };
+        assert!(
+            said(&aged(2.0, 12.0)).contains("4.0 KiB in 4 blocks may be older"),
+            "{}",
+            said(&aged(2.0, 12.0))
+        );
+        assert!(said(&aged(0.0, 2.0)).contains("everything live is younger"));
     }
 
     #[test]
