@@ -67,10 +67,11 @@ pub fn findings<'a>(rule: &Rule, state: &'a SubjectState) -> Vec<Finding<'a>> {
             let standing = left_s.map_or(Standing::SeemsOver, |left_s| near(left_s, within_s));
             vec![finding(rule, state, standing, || limit_near(state))]
         }
-        Condition::Suspect { least_confidence, least_bytes_per_hour } => state
+        Condition::Suspect { least_confidence, least_bytes_per_hour, least_share } => state
             .suspects
             .iter()
             .filter(|suspect| is_leak(suspect, least_confidence, least_bytes_per_hour))
+            .filter(|suspect| suspect.verdict.share_of_growth.is_none_or(|share| share >= least_share))
             .map(|suspect| Finding {
                 fingerprint: fingerprint(&rule.name, &state.subject.key, Some(suspect)),
                 standing: Standing::Holds,

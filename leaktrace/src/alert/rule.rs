@@ -27,6 +27,9 @@ pub struct RuleConfig {
     pub least_confidence: Option<Ratio>,
     /// With `suspect`: that grows by at least that much in an hour. Default: 1 MiB.
     pub least_growth: Option<Size>,
+    /// With `suspect`: that makes up at least that share of the subject's growth, where this is known. Default: 0.05. What leaks beside
+    /// another (a dictionary's table, an object's name) is told with it.
+    pub least_share: Option<Ratio>,
     /// The kernel killed a process for want of memory.
     pub oom_kill: bool,
     /// Patterns of names, keys or cgroups; everybody if there are none.
@@ -48,6 +51,8 @@ pub enum Condition {
         least_confidence: f64,
         /// Growth.
         least_bytes_per_hour: f64,
+        /// Of the subject's growth, 0 to 1.
+        least_share: f64,
     },
     /// A kill.
     OomKill,
@@ -83,7 +88,7 @@ impl Rule {
         vec![
             rule("near-limit", Condition::ShareOfLimit(0.9)),
             rule("limit-within-6h", Condition::TimeToLimit(6.0 * 3600.0)),
-            rule("leak", leak(None, None)),
+            rule("leak", leak(None, None, None)),
             rule("oom-kill", Condition::OomKill),
         ]
     }
@@ -96,10 +101,11 @@ impl Rule {
     }
 }
 
-fn leak(confidence: Option<Ratio>, growth: Option<Size>) -> Condition {
+fn leak(confidence: Option<Ratio>, growth: Option<Size>, share: Option<Ratio>) -> Condition {
     Condition::Suspect {
         least_confidence: confidence.map_or(0.9, |ratio| ratio.0),
         least_bytes_per_hour: growth.map_or(1_048_576.0, |size| size.0 as f64),
+        least_share: share.map_or(0.05, |ratio| ratio.0),
     }
 }
 
@@ -115,6 +121,7 @@ impl RuleConfig {
             let given = [
                 ("least_confidence", self.least_confidence.is_some()),
                 ("least_growth", self.least_growth.is_some()),
+                ("least_share", self.least_share.is_some()),
             ];
             mistakes.extend(given.iter().filter(|(_, given)| *given).map(|(key, _)| {
                 format!("alert rule \"{}\" has {key}, which only goes with suspect = true", self.name)
@@ -136,7 +143,8 @@ impl RuleConfig {
             self.memory_above.map(|size| ("memory_above", Condition::MemoryAbove(size.0))),
             self.share_of_limit.map(|share| ("share_of_limit", Condition::ShareOfLimit(share.0))),
             self.time_to_limit.map(|time| ("time_to_limit", Condition::TimeToLimit(time.as_secs_f64()))),
-            self.suspect.then(|| ("suspect", leak(self.least_confidence, self.least_growth))),
+            self.suspect
+                .then(|| ("suspect", leak(self.least_confidence, self.least_growth, self.least_share))),
             self.oom_kill.then_some(("oom_kill", Condition::OomKill)),
         ];
         let named: Vec<(&str, Condition)> = named.into_iter().flatten().collect();

@@ -98,6 +98,22 @@ fn only_leaks_that_are_sure_and_fast_enough_are_told_each_site_once() {
 }
 
 #[test]
+fn what_leaks_little_beside_another_is_told_with_it_and_not_by_itself() {
+    let mut rules = rules("");
+    let mut leaking = subject("web", 1);
+    let with_share = |site, share_of_growth| {
+        let mut suspect = suspect(site, Shape::GrowsSteadily, 0.99, 100.0);
+        suspect.verdict.share_of_growth = share_of_growth;
+        suspect
+    };
+    leaking.suspects = vec![with_share(1, Some(0.9)), with_share(2, Some(0.04)), with_share(3, None)];
+    let alerts = told(&mut rules, leaking, 0.0);
+    let first: Vec<SiteKey> = alerts.iter().map(|alert| alert.suspects[0].site).collect();
+    assert_eq!(first, [SiteKey([1; 16]), SiteKey([3; 16])], "nobody knows the third one's share");
+    assert!(alerts.iter().all(|alert| alert.suspects.len() == 3), "each carries all");
+}
+
+#[test]
 fn the_limit_that_comes_near_is_told() {
     let mut rules = rules("");
     let mut near = subject("web", 500);

@@ -47,7 +47,25 @@ pub async fn predict(pid: u32) -> Result<Prediction, PredictionError> {
     };
     let output = output.map_err(|error| failed(error.to_string()))?;
     if !output.status.success() {
-        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+        return Err(failed(last_sentence(&String::from_utf8_lossy(&output.stderr))));
     }
     serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
+}
+
+/// Why a command has failed is what it says last; before that it announces what it does.
+fn last_sentence(said: &str) -> String {
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+    last.strip_prefix("leaktrace: ").unwrap_or(last).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_was_said_only_the_reason_is_kept() {
+        let said = "leaktrace: 11 pointers redirected\nleaktrace: thread 8 cannot be stopped\n\n";
+        assert_eq!(last_sentence(said), "thread 8 cannot be stopped");
+        assert_eq!(last_sentence(""), "");
+    }
 }

@@ -115,7 +115,8 @@ impl Default for TracingConfig {
             max_slowdown: 1.1,
             max_slowdown_light: 1.5,
             measure: true,
-            light_for: Time::seconds(10 * 60),
+            // Longer than it takes to call anything a leak: before that nothing is explained.
+            light_for: Time::seconds(15 * 60),
             explained_enough: Ratio(0.5),
             max_duration: Time::seconds(30 * 60),
             cool_down: Time::seconds(4 * 3600),
