@@ -101,6 +101,10 @@ struct Soak<'a> {
     most_traces: usize,
     /// Seconds in which no daemon ran.
     dead: f64,
+    /// When the daemon that runs was started, seconds since the Unix epoch.
+    born: f64,
+    /// Readings of one process that were there at the end of each life: later the oldest make room.
+    readings: usize,
 }
 
 impl<'a> Soak<'a> {
@@ -117,6 +121,8 @@ impl<'a> Soak<'a> {
             largest_history: 0,
             most_traces: 0,
             dead: 0.0,
+            born: unix_now(),
+            readings: 0,
         })
     }
 
@@ -164,6 +170,8 @@ impl<'a> Soak<'a> {
         let kept = self.history.newest()?.unwrap_or(0.0);
         let kill = Kill { at, seen, kept, usual };
         self.kills.push(kill);
+        self.count_readings()?;
+        self.born = unix_now();
         self.daemon = Some(Daemon::start(self.binary, self.place)?);
         self.dead += dead.elapsed().as_secs_f64();
         if !self.history.has(kept)? {
@@ -182,6 +190,13 @@ impl<'a> Soak<'a> {
         Ok(())
     }
 
+    /// Adds what was read of one process in the life that has just ended.
+    fn count_readings(&mut self) -> Result<()> {
+        let readings = self.history.readings_of(self.fleet.resident())?;
+        self.readings += readings.iter().filter(|at| **at >= self.born).count();
+        Ok(())
+    }
+
     /// The longest time between two readings of late.
     fn usual_gap(&self) -> Result<f64> {
         let readings = self.history.readings_of(self.fleet.resident())?;
@@ -195,6 +210,7 @@ impl<'a> Soak<'a> {
     fn judge(mut self) -> Result<()> {
         let ran = self.begun.elapsed().as_secs_f64() - self.dead;
         self.daemon.take().map_or(Ok(()), Daemon::stop)?;
+        self.count_readings()?;
         judge::kills(&self.kills, INTERVAL)?;
         let (early, late) = judge::memory(&self.lives)?;
         if self.largest_history > MAX_HISTORY {
@@ -204,8 +220,7 @@ impl<'a> Soak<'a> {
             "ok" => {}
             unsound => bail!("the history is damaged: {unsound}"),
         }
-        let readings = self.history.readings_of(self.fleet.resident())?;
-        let share = judge::readings(&readings, ran, INTERVAL)?;
+        let share = judge::readings(self.readings, ran, INTERVAL)?;
         let come = self.fleet.come();
         nothing_left(self.binary, &self.fleet.pids())?;
         let answered = self.fleet.check()?;
@@ -223,7 +238,7 @@ impl<'a> Soak<'a> {
         );
         println!(
             "readings: {} of one process, {} % of the daemon's seconds",
-            readings.len(),
+            self.readings,
             number(share * 100.0)
         );
         for table in ["sessions", "reports", "verdicts", "alerts"] {

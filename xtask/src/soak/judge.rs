@@ -63,11 +63,11 @@ pub fn memory(lives: &[f64]) -> Result<(f64, f64)> {
 }
 
 /// The readings of somebody who was always there, against the time that the daemon ran.
-pub fn readings(readings: &[f64], ran: f64, interval: f64) -> Result<f64> {
+pub fn readings(readings: usize, ran: f64, interval: f64) -> Result<f64> {
     #[expect(clippy::cast_precision_loss, reason = "readings of a run")]
-    let share = readings.len() as f64 * interval / ran;
+    let share = readings as f64 * interval / ran;
     if share < LEAST_READINGS {
-        bail!("{} readings in {} s of the daemon's life: history is missing", readings.len(), number(ran));
+        bail!("{readings} readings in {} s of the daemon's life: history is missing", number(ran));
     }
     Ok(share)
 }
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn missing_readings_are_noticed() {
-        assert!(readings(&[1.0; 95], 100.0, 1.0).is_ok());
-        assert!(readings(&[1.0; 50], 100.0, 1.0).is_err());
+        assert!(readings(95, 100.0, 1.0).is_ok());
+        assert!(readings(50, 100.0, 1.0).is_err());
     }
 }
