@@ -5,9 +5,10 @@ mod harness;
 
 use harness::{
     Daemon, Outcomes, Target,
-    daemon::{self, alerts, config, scope, sink, until},
+    daemon::{self, alerts, config, scope, sink},
     listener::{Listener, Reply},
-    service,
+    service::{self, INNOCENTS},
+    until,
 };
 use leaktrace::store::{History, history::Span};
 use serde_json::Value;
@@ -16,8 +17,6 @@ use std::{
     time::Instant,
 };
 
-const INNOCENTS: [&str; 6] =
-    ["CacheThatFills", "WarmUp", "Sawtooth", "GrowthWithLoad", "Fragmentation", "ConnectionPool"];
 /// How long growth lasts where it ends, seconds: longer than it takes to notice it, to find out what tracing costs, and to trace.
 const GROWTH_S: &str = "24";
 /// What is asked for before a site is called a leak: so much longer than what is left of that growth when tracing begins (it is

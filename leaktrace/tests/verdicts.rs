@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Outcomes, Target, Tracer, longest_wait, service, tracer};
+use harness::{
+    Outcomes, Target, Tracer, longest_wait,
+    service::{self, INNOCENTS},
+    tracer,
+};
 use leaktrace::{
     report::{
         fingerprint::SiteKey,
@@ -23,8 +27,6 @@ use leaktrace::{
 use serde::Deserialize;
 
 const LEAKS: [&str; 3] = ["LeakPerRequest", "LeakPerTime", "LeakAmongChurn"];
-const INNOCENTS: [&str; 6] =
-    ["CacheThatFills", "WarmUp", "Sawtooth", "GrowthWithLoad", "Fragmentation", "ConnectionPool"];
 /// Growth that has ended is judged once it was watched for so many times as long as it lasted.
 const WATCHED_ON: f64 = 1.7;
 /// Reports that are read of each program: several times as many as its growth takes.

@@ -13,7 +13,7 @@ use super::{
     },
 };
 use crate::{
-    daemon::{Placement, StdoutFormat, UnwindMode},
+    daemon::{Placement, SHORTEST_EPOCH, StdoutFormat, UnwindMode},
     kernel::LinkMode,
     report::{
         OutputFormat,
@@ -22,8 +22,6 @@ use crate::{
     target::TargetSpec,
 };
 
-/// Shortest interval: an epoch must be longer than the grace period that closes it.
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest time that is accepted anywhere; keeps arithmetic on clocks far from its limits.
 const MAX_TIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Fewer would not hold a C library.
@@ -180,7 +178,7 @@ impl TryFrom<TraceArguments> for TracePlan {
 /// If it is no time, or shorter than an epoch can be.
 pub fn interval(typed: &str) -> Result<Duration, Failure> {
     let interval = time("--interval", typed)?;
-    if interval < MIN_INTERVAL {
+    if interval < SHORTEST_EPOCH {
         return Err(Failure::Usage(format!("--interval {typed} is too short: the least is 100ms")));
     }
     Ok(interval)

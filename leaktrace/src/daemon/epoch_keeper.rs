@@ -10,8 +10,8 @@ use crate::{
     ledger::Epochs,
 };
 
-/// Each epoch costs a wait for running programs, and a pass over all rows where two are merged.
-const SHORTEST: Duration = Duration::from_millis(100);
+/// The shortest epoch: it must be longer than the grace period that closes it, and each costs a pass over all rows where two are merged.
+pub const SHORTEST_EPOCH: Duration = Duration::from_millis(100);
 
 /// The epochs, and the wait that is under way.
 pub struct EpochKeeper {
@@ -83,7 +83,7 @@ impl EpochKeeper {
 /// Epochs end with reports, unless survivors are to be told from others before the second of these: then each is as long as the
 /// minimum age.
 fn length(min_age: Duration, interval: Duration) -> Duration {
-    if min_age.is_zero() { interval } else { min_age.max(SHORTEST).min(interval) }
+    if min_age.is_zero() { interval } else { min_age.max(SHORTEST_EPOCH).min(interval) }
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(length(seconds(60), seconds(10)), seconds(10));
         assert_eq!(length(seconds(10), seconds(10)), seconds(10));
         assert_eq!(length(Duration::ZERO, seconds(10)), seconds(10), "everything survives that");
-        assert_eq!(length(Duration::from_millis(1), seconds(10)), SHORTEST);
+        assert_eq!(length(Duration::from_millis(1), seconds(10)), SHORTEST_EPOCH);
         let keeper = EpochKeeper::new(seconds(2), seconds(60), 0);
         assert_eq!(keeper.length_of_its_own(seconds(60)), Some(seconds(2)));
     }

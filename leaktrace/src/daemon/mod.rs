@@ -50,6 +50,7 @@ use crate::{
 pub use code::UnwindMode;
 pub use ending::{Ending, EndingSignal};
 pub use entering::check_target;
+pub use epoch_keeper::SHORTEST_EPOCH;
 pub use measure::{Measured, MeasuredCall, measure};
 pub use placement::{Batch, Circumstances, FEW, Placed, Placement, others_pay_ns};
 pub use python::Python;

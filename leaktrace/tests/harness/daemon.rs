@@ -5,14 +5,13 @@ use super::{
     listener::{Listener, Request},
     longest_wait,
     tracer::TracerBuilder,
+    until,
 };
 use leaktrace::process::capability::Capability;
 use serde_json::Value;
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -136,18 +135,6 @@ pub fn bounded_to(capabilities: &[Capability]) -> impl FnMut() -> io::Result<()>
             unsafe { libc::prctl(libc::PR_CAPBSET_DROP, u64::from(number), 0, 0, 0) };
         }
         Ok(())
-    }
-}
-
-/// Tries until it succeeds; else the last failure.
-pub fn until<T>(mut attempt: impl FnMut() -> Outcomes<T>) -> Outcomes<T> {
-    let deadline = Instant::now() + longest_wait();
-    loop {
-        match attempt() {
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => sleep(Duration::from_millis(200)),
-            good => return good,
-        }
     }
 }
 

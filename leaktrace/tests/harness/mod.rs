@@ -39,7 +39,11 @@ pub use target::Target;
 pub use terminal::Terminal;
 pub use tracer::{Outcome, Tracer};
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 /// A difference, an error or a timeout, in words.
 pub type Outcomes<T> = Result<T, String>;
@@ -54,6 +58,18 @@ pub fn patience() -> Duration {
 /// place probes one after the other, whoever asks; on a machine with ten times too much to do that was seen to take minutes.
 pub fn longest_wait() -> Duration {
     patience() * 4
+}
+
+/// Tries until it succeeds; else the last failure.
+pub fn until<T>(mut attempt: impl FnMut() -> Outcomes<T>) -> Outcomes<T> {
+    let deadline = Instant::now() + longest_wait();
+    loop {
+        match attempt() {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => sleep(Duration::from_millis(200)),
+            good => return good,
+        }
+    }
 }
 
 /// Traces `target`, lets it carry out `commands`, ends the tracer and checks its final report against what the

@@ -1,14 +1,12 @@
 //! Debian's Prometheus, on loopback, with a directory of its own.
 
-use super::{Outcomes, longest_wait};
+use super::{Outcomes, until};
 use std::{
     fs::{self, File},
     io::{Read, Write},
     net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -109,16 +107,6 @@ pub fn check_metrics(text: &str, directory: &Path) -> Outcomes<()> {
         return Err(format!("promtool: {said}\n{text}"));
     }
     Ok(())
-}
-
-fn until<T>(attempt: impl Fn() -> Outcomes<T>) -> Outcomes<T> {
-    let end = Instant::now() + longest_wait();
-    loop {
-        match attempt() {
-            Err(_) if Instant::now() < end => sleep(Duration::from_millis(100)),
-            outcome => return outcome,
-        }
-    }
 }
 
 fn get(address: &str, path: &str) -> Outcomes<String> {

@@ -12,6 +12,10 @@ use std::{
 /// Connections that requests come on.
 const CONNECTIONS: u32 = 2;
 
+/// Programs of `behave.py` that look like leaks for a while, and are none.
+pub const INNOCENTS: [&str; 6] =
+    ["CacheThatFills", "WarmUp", "Sawtooth", "GrowthWithLoad", "Fragmentation", "ConnectionPool"];
+
 /// The virtual environment that `cargo xtask setup --for test` makes.
 fn python() -> Outcomes<PathBuf> {
     let python = interpreters::directory().join("services/bin/python3");
